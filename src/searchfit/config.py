@@ -1,0 +1,265 @@
+"""Settings: one frozen class a stage, read from TOML and from `--set section.key=value`.
+
+An unknown key is an error that names the keys there are. The resolved settings are written to the
+workspace as searchfit.toml, and each stage is keyed by the sections that it reads.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from searchfit.errors import SettingsError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceSettings(Section):
+    """What is read. Column names are only needed where they cannot be told from the data."""
+
+    source: str = Field("", description="file, folder or scheme:..., for example pydoc:json,email")
+    text: tuple[str, ...] = Field((), description="column(s) that hold the text, joined by blank lines")
+    id: str = Field("", description="column that holds the document id")
+    title: str = Field("", description="column that holds the title")
+    max_bad_share: float = Field(0.05, ge=0, le=1, description="share of bad rows above which reading fails")
+    max_text_chars: int = Field(5_000_000, ge=1, description="longer texts count as bad rows")
+
+
+class QueriesSettings(Section):
+    """The user's own questions, used for evaluation in preference to generated ones."""
+
+    file: str = Field("", description="questions: .txt, .csv, .tsv, .jsonl, or a BEIR folder with judgements")
+    split: str = Field("test", description="which qrels of a BEIR folder to use")
+
+
+class SplitSettings(Section):
+    """How documents become passages."""
+
+    max_chars: int = Field(1024, ge=64, description="longer texts are cut at sentence borders")
+    overlap_chars: int = Field(0, ge=0, description="characters of the last sentences repeated in the next")
+    min_sentence_words: int = Field(8, ge=1, description="shorter sentences are joined with a neighbour")
+
+
+class ModelSettings(Section):
+    """The embedding model."""
+
+    name: str = Field("minilm", description='built-in "minilm", a model folder, or a hub id')
+    query_prompt: str = Field("", description="text put before every query")
+    document_prompt: str = Field("", description="text put before every passage")
+    device: str = Field("auto", description='"auto", "cpu", "cuda", "cuda:1", "mps"')
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is fast")
+
+
+class KeywordSettings(Section):
+    """BM25 and its analyser."""
+
+    language: str = Field("auto", description='"auto" (detected), "none" (no stemming), or a language name')
+    k1: float = Field(1.2, gt=0, description="term frequency saturation")
+    b: float = Field(0.75, ge=0, le=1, description="length normalisation")
+
+
+class GenerateSettings(Section):
+    """The queries that are written for the passages."""
+
+    generator: str = Field("phrases", description="phrases: keyphrases, sentence crops, titles; no model")
+    per_passage: int = Field(3, ge=1, le=50, description="queries for each passage")
+    max_queries: int = Field(6000, ge=1, description="passages are sampled evenly above this many queries")
+    part_passages: int = Field(200, ge=1, description="passages a part file; a killed run loses one part")
+
+
+class ScreenSettings(Section):
+    """Which generated queries are kept."""
+
+    min_chars: int = Field(6, ge=1, description="shorter queries are dropped")
+    top_k: int = Field(20, ge=1, description="the teacher must find the own document among its first k")
+    generic_ties: int = Field(24, ge=1, description="dropped when this many passages answer equally well")
+    generic_margin: float = Field(0.02, ge=0, description="scores this close to the best are equally good")
+
+
+class HoldoutSettings(Section):
+    """How documents are divided into train, dev and test."""
+
+    dev: float = Field(0.1, gt=0, lt=0.5, description="share of documents for choosing")
+    test: float = Field(0.1, gt=0, lt=0.5, description="share of documents for the report")
+    near_duplicate: float = Field(0.7, gt=0, le=1, description="Jaccard similarity of word shingles")
+
+
+class TrainSettings(Section):
+    """Query-side tuning: the passages stay as they are, the query encoder learns from the teacher's ranking."""
+
+    enabled: bool = Field(True, description="false keeps the untuned model")
+    max_queries: int = Field(4000, ge=1, description="queries to train on, sampled evenly over the styles")
+    min_queries: int = Field(64, ge=1, description="with fewer, nothing is trained")
+    epochs: int = Field(2, ge=1)
+    batch_size: int = Field(64, ge=2)
+    learning_rate: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.1, ge=0, le=1, description="share of steps over which the rate rises")
+    temperature: float = Field(0.05, gt=0, description="of the teacher's and the student's softmax")
+    candidates: int = Field(128, ge=2, description="passages by query, from the top of the teacher's ranking")
+    negatives: int = Field(1024, ge=0, description="random passages beside the candidates, for all queries")
+    checkpoint_steps: int = Field(25, ge=1, description="a killed run loses at most this many steps")
+
+
+class EngineSettings(Section):
+    """How search scores. The defaults are the safest found over real collections, see docs/lab.md."""
+
+    units: Literal["passage", "sentence", "both"] = Field("both", description="what is encoded")
+    keyword_weight: float = Field(1.0, ge=0, description="weight of the keyword leg beside the dense one")
+
+
+class EvaluateSettings(Section):
+    """How the candidates are compared."""
+
+    keyword_weights: tuple[float, ...] = Field((0.5, 1.0, 1.5), description="blends shown in the report")
+    merges: tuple[float, ...] = Field((0.25, 0.5, 0.75), description="shares of the tuned weights")
+    max_queries: int = Field(2000, ge=10, description="dev and test queries, each, sampled evenly")
+    alpha: float = Field(0.05, gt=0, lt=1, description="p-value below which a gain on dev counts")
+    permutations: int = Field(10_000, ge=100)
+    bootstrap: int = Field(2_000, ge=100)
+
+
+class Settings(Section):
+    """All settings of a fit."""
+
+    seed: int = 13
+    source: SourceSettings = SourceSettings()
+    queries: QueriesSettings = QueriesSettings()
+    split: SplitSettings = SplitSettings()
+    model: ModelSettings = ModelSettings()
+    keyword: KeywordSettings = KeywordSettings()
+    generate: GenerateSettings = GenerateSettings()
+    screen: ScreenSettings = ScreenSettings()
+    holdout: HoldoutSettings = HoldoutSettings()
+    train: TrainSettings = TrainSettings()
+    engine: EngineSettings = EngineSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+    def only(self, *sections: str) -> Settings:
+        """A copy that holds just these sections; reading another one raises AttributeError."""
+        view = Settings.model_construct()
+        kept = {name: getattr(self, name) for name in sections}
+        view.__dict__.clear()
+        view.__dict__.update(kept)
+        return view
+
+
+def load_settings(
+    file: Path | None = None,
+    overrides: Iterable[str] = (),
+    values: Mapping[str, Any] | None = None,
+    base: Settings | None = None,
+) -> Settings:
+    """Settings from, in rising precedence: `base`, a TOML file, `section.key=value` strings, and `values`
+    (a mapping of "section.key" to value).
+
+    Raises SettingsError for a file that is absent or is not TOML, an unknown key or a wrong value.
+    """
+    tree: dict[str, Any] = (base or Settings()).model_dump()
+    if file is not None:
+        _merge(tree, _read_toml(file), "")
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {text!r} has no '='.", "Write it as --set section.key=value.")
+        _assign(tree, key.strip(), _parse(value.strip()))
+    for key, value in (values or {}).items():
+        _assign(tree, key, value)
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"setting {key}: {first['msg']}, got {first['input']!r}.") from error
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        tree: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        return tree
+    except FileNotFoundError as error:
+        raise SettingsError(f"settings file {file} does not exist.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"settings file {file} is not valid TOML: {error}.") from error
+
+
+def _merge(tree: dict[str, Any], new: Mapping[str, Any], prefix: str) -> None:
+    for key, value in new.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            if not isinstance(tree.get(key), dict):
+                raise _unknown(path)
+            _merge(tree[key], value, f"{path}.")
+        elif key not in tree or isinstance(tree[key], dict):
+            raise _unknown(path)
+        else:
+            tree[key] = value
+
+
+def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
+    section, dot, name = key.partition(".")
+    nested: dict[str, Any] = {section: {name: value}} if dot else {section: value}
+    _merge(tree, nested, "")
+
+
+def _unknown(path: str) -> SettingsError:
+    known = known_keys()
+    near = difflib.get_close_matches(path, known, n=3, cutoff=0.5)
+    section = path.partition(".")[0]
+    there = near or [key for key in known if key.startswith(f"{section}.")] or known
+    return SettingsError(f"unknown setting {path!r}.", f"Did you mean: {', '.join(there)}?")
+
+
+def known_keys() -> list[str]:
+    """Every setting as section.key."""
+    keys = []
+    for name, value in Settings().model_dump().items():
+        keys += [f"{name}.{key}" for key in value] if isinstance(value, dict) else [name]
+    return keys
+
+
+def _parse(value: str) -> Any:
+    """A --set value: TOML's own syntax where it parses, else the bare string."""
+    try:
+        return tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        return value
+
+
+def to_toml(settings: Settings) -> str:
+    """The settings as TOML text that `load_settings` reads back equal."""
+    lines = []
+    sections = []
+    for name, value in settings.model_dump().items():
+        if isinstance(value, dict):
+            rows = "".join(f"{key} = {_toml_value(item)}\n" for key, item in value.items())
+            sections.append(f"[{name}]\n{rows}")
+        else:
+            lines.append(f"{name} = {_toml_value(value)}\n")
+    return "".join(lines) + "\n" + "\n".join(sections)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # TOML's basic strings take JSON's escapes, except that DEL must be escaped too.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)

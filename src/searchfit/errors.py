@@ -1,0 +1,53 @@
+"""Every error that a user can cause or repair. The tree:
+
+    SearchfitError            something the user can act on; `hint` says what to do
+      SettingsError           an unknown setting, a wrong value, settings that contradict each other (exit 2)
+        FilterError           a filter that does not parse, or names a column or type that is not there
+      SourceError             documents, queries or judgements that cannot be read
+      ModelError              a model that is absent, damaged or not to be trusted
+      MissingExtraError       an optional dependency that is not installed
+      WorkspaceError          a workspace that is absent, locked, damaged or incomplete
+
+Anything else that is raised is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class SearchfitError(Exception):
+    """An error for the user: `message` says what was got and expected, `hint` what to do."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class SettingsError(SearchfitError):
+    """A setting is unknown, has a wrong value or contradicts another."""
+
+
+class FilterError(SettingsError):
+    """A filter does not parse, or names a column or a type that is not there."""
+
+
+class SourceError(SearchfitError):
+    """Documents, queries or judgements cannot be read."""
+
+
+class ModelError(SearchfitError):
+    """A model is absent, damaged or not to be trusted."""
+
+
+class WorkspaceError(SearchfitError):
+    """A workspace is absent, locked by another process, damaged or incomplete."""
+
+
+class MissingExtraError(SearchfitError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs an optional dependency.", f'Run: pip install "searchfit[{extra}]"')

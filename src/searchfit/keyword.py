@@ -1,0 +1,272 @@
+"""Keyword search: the analyser and a BM25 index whose scores are shares of what a query could attain."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from searchfit.errors import SettingsError, WorkspaceError
+from searchfit.workspace import write_json
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+# Common function words, only to tell which language's stemmer fits; they are not removed from queries:
+# their low idf already keeps them quiet, and removing them cost up to .012 nDCG@10 (docs/lab.md).
+_FUNCTION_WORDS = {
+    "english": "the of and to in is that it for was on with as are this be by from at have not or an which",
+    "french": "le la les des et en un une du est que pour dans qui sur pas au avec ce il par plus sont aux",
+    "spanish": "el la los las de que y en un una por con para del se no al es su lo como más pero o",
+    "german": "der die das und ist in den von zu mit des im ein eine nicht auf für dem als auch es an sich",
+    "italian": "il di che la e un una per in non è del della con sono le gli dei nel alla anche si da",
+    "portuguese": "o a os as de que e em um uma do da para com não no na por se dos ao mais foi são",
+    "dutch": "de het een en van in is dat op te zijn met voor niet aan er om ook als bij door maar uit",
+    "swedish": "och att det i en som är av för på den med till inte ett har om de var jag men ett från",
+    "norwegian": "og i det er en på som til for at med av de ikke den har jeg et om fra var men seg",
+    "danish": "og i at det er en til af på for med der de ikke som den har et jeg var om fra men sig",
+    "russian": "и в не на что с по как это он а к но из у за его от для о так же был все",
+    "romanian": "și de la în a cu un o pe nu din care este pentru mai să că ce au fi sau prin",
+    "finnish": "ja on ei se että oli hän mutta ovat myös kun tai jos mitä joka niin vain kuin sen ole",
+    "turkish": "ve bir bu da de için ile çok olarak daha gibi ama ne kadar en olan var ya sonra değil",
+    "hungarian": "a az és hogy nem is egy de meg ez azt van csak még már mint volt ha el vagy",
+}
+
+_WORD = re.compile(r"[^\W_]+")
+# Scripts written without spaces: Han, kana, Thai, Lao, Khmer, Myanmar.
+_UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
+)
+_CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+
+Span = tuple[str, int, int]
+
+
+def detect_language(texts: Iterable[str]) -> str:
+    """The language whose function words cover the texts best, or "none" when none covers 8% of the words."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(match.group().casefold() for match in _WORD.finditer(text[:2000]))
+    total = sum(counts.values())
+    shares = {
+        language: sum(counts[word] for word in set(words.split())) / max(1, total)
+        for language, words in _FUNCTION_WORDS.items()
+    }
+    best = max(shares, key=lambda language: shares[language])
+    return best if shares[best] >= 0.08 else "none"
+
+
+class Analyzer:
+    """Turns a text into index terms: words case-folded, stemmed (Snowball) and without accents; identifiers
+    also by their parts; scripts without spaces as character pairs.
+
+    `language` is a Snowball language or "none". Raises SettingsError for an unknown one.
+    """
+
+    def __init__(self, language: str) -> None:
+        self.language = language
+        self._stem = _stemmer(language)
+        self._normalised: dict[str, str] = {}
+
+    def terms(self, text: str) -> list[str]:
+        """The index terms of a text, in order, repeats included."""
+        return [term for term, _, _ in self.spans(text)]
+
+    def spans(self, text: str) -> Iterator[Span]:
+        """(term, start, end) for each index term; `text[start:end]` is its surface form."""
+        for match in _WORD.finditer(text):
+            word, start = match.group(), match.start()
+            if _UNSPACED.search(word):
+                yield from self._mixed(word, start)
+            else:
+                yield self._normal(word), start, match.end()
+                if not word.islower() and len(parts := _CAMEL.findall(word)) > 1 and not word.isupper():
+                    yield from _parts(parts, word, start, self._normal)
+
+    def _mixed(self, word: str, offset: int) -> Iterator[Span]:
+        at = 0
+        for run in _UNSPACED.finditer(word):
+            if run.start() > at:
+                yield self._normal(word[at : run.start()]), offset + at, offset + run.start()
+            begin, length = offset + run.start(), run.end() - run.start()
+            for i in range(max(1, length - 1)):
+                yield run.group()[i : i + 2], begin + i, begin + min(i + 2, length)
+            at = run.end()
+        if at < len(word):
+            yield self._normal(word[at:]), offset + at, offset + len(word)
+
+    def _normal(self, word: str) -> str:
+        known = self._normalised.get(word)
+        if known is None:
+            if len(self._normalised) > 2_000_000:
+                self._normalised.clear()  # bounds memory on endless vocabularies; it is only a cache
+            known = self._normalised[word] = _unaccented(self._stem(word.casefold()))
+        return known
+
+
+def _parts(parts: Sequence[str], word: str, start: int, normal: Callable[[str], str]) -> Iterator[Span]:
+    at = 0
+    for part in parts:
+        at = word.index(part, at)
+        yield normal(part), start + at, start + at + len(part)
+        at += len(part)
+
+
+def _unaccented(word: str) -> str:
+    if word.isascii():
+        return word
+    plain = "".join(c for c in unicodedata.normalize("NFKD", word) if not unicodedata.combining(c))
+    return unicodedata.normalize("NFKC", plain) or word
+
+
+@lru_cache(maxsize=32)
+def _stemmer(language: str) -> Callable[[str], str]:
+    if language == "none":
+        return str
+    import snowballstemmer
+
+    if language not in snowballstemmer.algorithms():
+        known = ", ".join(["none", *snowballstemmer.algorithms()])
+        raise SettingsError(f"keyword.language {language!r} is not known.", f"Use auto or one of: {known}.")
+    stem: Callable[[str], str] = snowballstemmer.stemmer(language).stemWord
+    return stem
+
+
+class KeywordIndex:
+    """BM25 over passages (Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework"), with
+    idf = ln(1 + (N - df + 0.5) / (df + 0.5)).
+
+    `attainable(query)` is the limit that the score of a passage approaches as it repeats every word of the
+    query, sum of idf * (k1 + 1), words unknown to the corpus included. Scores divided by it lie in 0..1 and
+    fall where few of the query's words are found, so keyword search counts for less there.
+    """
+
+    def __init__(self, analyzer: Analyzer, arrays: Mapping[str, npt.NDArray[Any]], vocabulary: Sequence[str],
+                 k1: float, b: float) -> None:  # fmt: skip
+        self.analyzer = analyzer
+        self.k1, self.b = k1, b
+        self.vocabulary = vocabulary
+        self._number = {term: i for i, term in enumerate(vocabulary)}
+        self.starts = arrays["starts"]
+        self.rows = arrays["rows"]
+        self.frequencies = arrays["frequencies"]
+        self.lengths = arrays["lengths"]
+        self.count = len(self.lengths)
+        self.mean_length = float(self.lengths.mean()) if self.count else 1.0
+
+    @classmethod
+    def build(
+        cls, texts: Iterable[str], analyzer: Analyzer, k1: float = 1.2, b: float = 0.75
+    ) -> KeywordIndex:
+        """Index texts; text i becomes row i. Memory: 12 bytes for each distinct word of each text."""
+        numbers: dict[str, int] = {}
+        terms, rows, frequencies, lengths = array("i"), array("i"), array("f"), array("f")
+        for row, text in enumerate(texts):
+            counts = Counter(analyzer.terms(text))
+            lengths.append(sum(counts.values()))
+            for term, n in counts.items():
+                terms.append(numbers.setdefault(term, len(numbers)))
+                rows.append(row)
+                frequencies.append(n)
+        vocabulary = sorted(numbers)
+        place = np.empty(len(numbers), np.int32)
+        place[[numbers[term] for term in vocabulary]] = np.arange(len(numbers), dtype=np.int32)
+        columns = place[np.frombuffer(terms, np.int32)] if terms else np.empty(0, np.int32)
+        order = np.argsort(columns, kind="stable")
+        df = np.bincount(columns, minlength=len(vocabulary))
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "starts": np.concatenate([[0], np.cumsum(df)]).astype(np.int64),
+            "rows": np.array(rows, np.int32)[order],
+            "frequencies": np.array(frequencies, np.float32)[order],
+            "lengths": np.array(lengths, np.float32),
+        }
+        return cls(analyzer, arrays, vocabulary, k1, b)
+
+    def save(self, folder: Path) -> None:
+        """Write the index to a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("starts", "rows", "frequencies", "lengths"):
+            np.save(folder / f"{name}.npy", getattr(self, name))
+        (folder / "vocabulary.txt").write_text("\n".join(self.vocabulary), encoding="utf-8")
+        write_json(folder / "keyword.json", {"language": self.analyzer.language, "k1": self.k1, "b": self.b})
+
+    @classmethod
+    def load(cls, folder: Path) -> KeywordIndex:
+        """Open a saved index; arrays are memory-mapped. Raises WorkspaceError when it is damaged."""
+        try:
+            info = json.loads((folder / "keyword.json").read_text(encoding="utf-8"))
+            names = ("starts", "rows", "frequencies", "lengths")
+            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+            words = (folder / "vocabulary.txt").read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise WorkspaceError(f"the keyword index in {folder} is damaged: {error}.") from error
+        vocabulary = words.split("\n") if words else []
+        return cls(Analyzer(info["language"]), arrays, vocabulary, info["k1"], info["b"])
+
+    def idf(self, term: str) -> float:
+        """Rarity of a term; a term that is not in the corpus is the rarest."""
+        number = self._number.get(term)
+        df = 0 if number is None else int(self.starts[number + 1] - self.starts[number])
+        return float(idf(df, self.count))
+
+    def attainable(self, terms: Iterable[str]) -> float:
+        """The limit of the BM25 score over texts for these terms (each counted once)."""
+        return sum(self.idf(term) for term in dict.fromkeys(terms)) * (self.k1 + 1)
+
+    def scores(self, queries: Sequence[str]) -> sp.csr_array:
+        """BM25 scores over the attainable maximum: a sparse (len(queries), count) float32 matrix in 0..1."""
+        import scipy.sparse as sp
+
+        if not self.count:
+            return sp.csr_array((len(queries), 0), dtype=np.float32)
+        starts, terms, weights = [0], [], []
+        for query in queries:
+            distinct = dict.fromkeys(self.analyzer.terms(query))
+            attainable = self.attainable(distinct)
+            known = [self._number[term] for term in distinct if term in self._number]
+            terms += known
+            weights += [1.0 / attainable] * len(known)
+            starts.append(len(terms))
+        shape = (len(queries), len(self.vocabulary))
+        asked = sp.csr_array((np.array(weights, np.float32), np.array(terms, np.int64), starts), shape=shape)
+        return sp.csr_array(asked @ self._impacts())
+
+    def _impacts(self) -> sp.csr_array:
+        import scipy.sparse as sp
+
+        if not hasattr(self, "_matrix"):
+            df = np.diff(self.starts)
+            weights = impact(self.frequencies, self.lengths[self.rows], self.mean_length, self.k1, self.b)
+            weights *= np.repeat(idf(df, self.count), df).astype(np.float32)
+            shape = (len(self.vocabulary), self.count)
+            self._matrix = sp.csr_array((weights, self.rows, self.starts), shape=shape)
+        return self._matrix
+
+
+def idf(df: Any, count: int) -> Any:
+    """ln(1 + (count - df + 0.5) / (df + 0.5)), for a number or an array."""
+    return np.log(1 + (count - df + 0.5) / (df + 0.5))
+
+
+def impact(
+    frequencies: npt.NDArray[np.float32],
+    lengths: npt.NDArray[np.float32],
+    mean_length: float,
+    k1: float,
+    b: float,
+) -> npt.NDArray[np.float32]:
+    """BM25's saturated term frequency, 0..k1 + 1."""
+    norm = k1 * (1 - b + b * np.asarray(lengths) / max(mean_length, 1e-9))
+    weights: npt.NDArray[np.float32] = (np.asarray(frequencies) * (k1 + 1) / (frequencies + norm)).astype(
+        np.float32
+    )
+    return weights

@@ -1,0 +1,283 @@
+"""The pipeline: STAGES in order, and `fit`, which runs those whose work is not done yet.
+
+A stage is done when the manifest holds its key: a hash of its settings, of the content of the artefacts it
+reads, of what it depends on outside the workspace, and of its version. A killed fit carries on with the
+stage that did not end, and within it with the parts that were finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import platform
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from searchfit.config import Settings, to_toml
+from searchfit.errors import SettingsError
+from searchfit.records import StageResult
+from searchfit.stages import Progress, Tools, silent
+from searchfit.workspace import FORMAT, Workspace, digest, size, write_bytes
+
+Outside = Callable[[Settings], Any]
+
+
+def _source(settings: Settings) -> Any:
+    from searchfit.sources import open_source
+
+    return open_source(settings.source).fingerprint()
+
+
+def _model(settings: Settings) -> Any:
+    from searchfit.encoders import fingerprint
+
+    return fingerprint(settings.model)
+
+
+def _queries(settings: Settings) -> Any:
+    from searchfit.sources.queries import fingerprint
+
+    return [_model(settings), fingerprint(settings.queries) if settings.queries.file else None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage by name: the settings sections and artefacts it reads, the artefacts it writes ({key} is the
+    stage's key), and what it depends on outside of both."""
+
+    name: str
+    sections: tuple[str, ...]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    outside: Outside | None = None
+
+    def names(self, key: str) -> list[str]:
+        """The artefacts it writes under a key."""
+        return [name.format(key=key[:12]) for name in self.writes]
+
+    @property
+    def module(self) -> Any:
+        """The module with `run` and `VERSION`."""
+        return importlib.import_module(f"searchfit.stages.{self.name}")
+
+
+_EVALUATION = ("evaluation/systems.json", "evaluation/queries.parquet", "evaluation/top.parquet")
+
+STAGES = (
+    Stage("ingest", ("source",), (), ("documents.parquet",), _source),
+    Stage("split", ("split", "model"), ("documents.parquet",), ("passages.parquet",), _model),
+    Stage("encode", ("model", "keyword"), ("passages.parquet",), ("encoded", "keyword"), _model),
+    Stage("generate", ("generate", "seed"), ("passages.parquet", "keyword"), ("queries",)),
+    Stage("screen", ("screen", "model", "engine"), ("queries", "passages.parquet", "encoded", "keyword"),
+          ("pairs.parquet", "pair_vectors.npy"), _model),
+    Stage("holdout", ("holdout", "seed"), ("documents.parquet", "passages.parquet"), ("holdout.parquet",)),
+    Stage("mine", ("train", "engine", "seed"),
+          ("pairs.parquet", "pair_vectors.npy", "holdout.parquet", "encoded", "keyword"), ("mined",)),
+    Stage("train", ("train", "engine", "model", "seed"), ("mined", "pairs.parquet", "encoded", "keyword"),
+          ("models/trained",), _model),
+    Stage("evaluate", ("evaluate", "queries", "engine", "model", "seed"),
+          ("documents.parquet", "pairs.parquet", "holdout.parquet", "encoded", "keyword", "models/trained"),
+          _EVALUATION, _queries),
+    Stage("choose", ("evaluate", "model", "seed"), ("documents.parquet", "models/trained", *_EVALUATION),
+          ("evaluation/choice.json", "models/tuned"), _model),
+    Stage("index", ("model",),
+          ("documents.parquet", "passages.parquet", "encoded", "keyword", "evaluation/choice.json", "models/tuned"),
+          ("index/{key}", "engine.json")),
+    Stage("report", ("evaluate", "seed"), ("evaluation/choice.json", *_EVALUATION, "manifest.json"), ("report.html",)),
+)  # fmt: skip
+"""The recipe, in order. Which stages run again after a change follows from what each reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What `fit` did, or would do, with a stage: `why` is empty when there was nothing to do."""
+
+    stage: str
+    why: str
+    seconds: float = 0.0
+    result: StageResult | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A fit of a workspace: its settings, which stages to run again and up to which, and whom to tell."""
+
+    workspace: Workspace
+    settings: Settings
+    force: frozenset[str] = frozenset()
+    until: str = "report"
+    progress: Progress = silent
+    command: str = ""
+
+    def run(self) -> Iterator[Step]:
+        """Run what is not done, stage by stage. Raises SearchfitError; what was finished stays finished."""
+        names = [stage.name for stage in STAGES]
+        for name in (*self.force, self.until):
+            if name not in names:
+                raise SettingsError(f"there is no stage {name!r}.", f"The stages are: {', '.join(names)}.")
+        self.workspace.create()
+        with self.workspace.lock():
+            write_bytes(self.workspace.settings_file, to_toml(self.settings).encode())
+            for stage in self._stages():
+                manifest = self.workspace.manifest()
+                key, why = self._due(stage, manifest)
+                yield self._run(stage, key, why) if why else Step(stage.name, "")
+            self._tidy()
+
+    def plan(self) -> Iterator[Step]:
+        """What `run` would do. Stages after one that would run are due when its artefacts change."""
+        manifest = self.workspace.manifest()
+        waiting: set[str] = set()
+        for stage in self._stages():
+            if waiting & set(stage.reads):
+                why = "what it reads would be made anew"
+            else:
+                _, why = self._due(stage, manifest)
+            if why:
+                waiting |= {*stage.writes, "manifest.json"}
+            yield Step(stage.name, why)
+
+    def _stages(self) -> Iterator[Stage]:
+        for stage in STAGES:
+            yield stage
+            if stage.name == self.until:
+                return
+
+    def _due(self, stage: Stage, manifest: Mapping[str, Any]) -> tuple[str, str]:
+        """The stage's key, and why it has to run; "" when it has not."""
+        parts = self._parts(stage, manifest)
+        key = hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+        entry = manifest["stages"].get(stage.name)
+        if entry is None:
+            return key, "not done yet"
+        if stage.name in self.force:
+            return key, "forced"
+        if entry["key"] != key:
+            changed = [name for name, part in parts.items() if entry["parts"].get(name) != part]
+            return key, "changed: " + ", ".join(changed)
+        for name in stage.names(key):
+            made = entry["artefacts"].get(name, {"bytes": 0})
+            if size(self.workspace.artefact(name)) != made["bytes"]:
+                return key, f"{name} is missing or damaged"
+        return key, ""
+
+    def _parts(self, stage: Stage, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """What the stage's key is made of, by name."""
+        settings = self.settings.only(*stage.sections)
+        parts: dict[str, Any] = {"version": stage.module.VERSION}
+        for section in stage.sections:
+            value = getattr(settings, section)
+            parts[f"settings {section}"] = value if isinstance(value, int) else value.model_dump(mode="json")
+        made = {
+            name: artefact["digest"]
+            for entry in manifest["stages"].values()
+            for name, artefact in entry["artefacts"].items()
+        }
+        for name in stage.reads:
+            parts[name] = _story(manifest) if name == "manifest.json" else made.get(name, "absent")
+        if stage.outside:
+            # Through JSON, so that it compares equal with what the manifest holds.
+            parts["outside"] = json.loads(json.dumps(stage.outside(self.settings)))
+        return parts
+
+    def _run(self, stage: Stage, key: str, why: str) -> Step:
+        folder = self._partial(stage, key)
+        inputs = {name: self.workspace.artefact(name) for name in stage.reads}
+        _reset_peak_memory()
+        started = time.perf_counter()
+        tools = Tools(folder, key[:12], self.progress)
+        result: StageResult = stage.module.run(self.settings.only(*stage.sections), inputs, tools)
+        seconds = time.perf_counter() - started
+        self._publish(stage, key, result, seconds)
+        return Step(stage.name, why, seconds, result)
+
+    def _partial(self, stage: Stage, key: str) -> Path:
+        """The stage's own folder, with what an interrupted run with the same key left in it."""
+        folder = self.workspace.partial(stage.name)
+        mark = folder / "key"
+        if not mark.exists() or mark.read_text(encoding="ascii") != key:
+            shutil.rmtree(folder, ignore_errors=True)
+            write_bytes(mark, key.encode())
+        return folder
+
+    def _publish(self, stage: Stage, key: str, result: StageResult, seconds: float) -> None:
+        """Move the artefacts to their places, then vouch for them in the manifest."""
+        manifest = self.workspace.manifest()
+        parts = self._parts(stage, manifest)
+        names = stage.names(key)
+        partial = self.workspace.partial(stage.name)
+        artefacts = {
+            name: {"bytes": size(partial / name), "digest": digest(partial / name)} for name in names
+        }
+        if manifest["stages"].pop(stage.name, None) is not None:
+            self.workspace.write_manifest(manifest)
+        for name in names:
+            self.workspace.publish(stage.name, name)
+        manifest["stages"][stage.name] = {
+            "key": key,
+            "version": stage.module.VERSION,
+            "parts": parts,
+            "seconds": round(seconds, 2),
+            "peak_memory_mb": _peak_memory_mb(),
+            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **asdict(result),
+            "artefacts": artefacts,
+        }
+        manifest |= self._header()
+        manifest["stages"] = {
+            s.name: manifest["stages"][s.name] for s in STAGES if s.name in manifest["stages"]
+        }
+        self.workspace.write_manifest(manifest)
+        shutil.rmtree(partial, ignore_errors=True)
+
+    def _header(self) -> dict[str, Any]:
+        packages = ("torch", "transformers", "sentence-transformers", "lancedb", "pyarrow", "numpy")
+        return {
+            "format": FORMAT,
+            "searchfit": version("searchfit"),
+            "command": self.command,
+            "seed": self.settings.seed,
+            "settings_toml": to_toml(self.settings),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        }
+
+    def _tidy(self) -> None:
+        """Remove index versions that nobody can be reading: all but the served one and the one before."""
+        pointer = self.workspace.artefact("engine.json")
+        served = json.loads(pointer.read_text(encoding="utf-8"))["index"] if pointer.exists() else ""
+        versions = sorted(self.workspace.path.glob("index/*"), key=lambda path: path.stat().st_mtime)
+        for old in [path for path in versions if f"index/{path.name}" != served][:-1]:
+            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(self.workspace.path / ".partial", ignore_errors=True)
+
+
+def _story(manifest: Mapping[str, Any]) -> str:
+    """A hash of what the report tells of the other stages."""
+    stages = {name: entry for name, entry in manifest["stages"].items() if name != "report"}
+    return hashlib.blake2b(json.dumps(stages, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _reset_peak_memory() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return  # not Linux: the peak is then the process's so far
+
+
+def _peak_memory_mb() -> int:
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        import psutil
+
+        return int(psutil.Process().memory_info().rss >> 20)
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(found.group(1)) >> 10 if found else 0

@@ -1,0 +1,165 @@
+"""The records that walk through the pipeline, and their Arrow schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import pyarrow as pa
+
+METADATA_PREFIX = "metadata."
+"""Columns of a documents table whose names begin so are the user's own columns, with their types."""
+
+DOCUMENTS = pa.schema([("id", pa.string()), ("title", pa.string()), ("text", pa.large_string())])
+"""documents.parquet: one row a document, followed by the `metadata.*` columns."""
+
+PASSAGES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("document_id", pa.string()),
+        ("document", pa.int32()),
+        ("title", pa.string()),
+        ("text", pa.large_string()),
+        ("start", pa.int64()),
+        ("end", pa.int64()),
+        ("sentences", pa.list_(pa.int32())),
+    ]
+)
+"""passages.parquet: `document` is the row of the document in documents.parquet; rows of one document are
+adjacent and in order. `text == document.text[start:end]`. `sentences` holds start, end, start, end ...
+of the sentence units within `text` (never empty)."""
+
+QUERIES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("passage_id", pa.string()),
+        ("style", pa.string()),
+        ("generator", pa.string()),
+        ("seed", pa.int64()),
+    ]
+)
+"""queries/part-*.parquet: generated queries, in passage order."""
+
+PAIRS = pa.schema([*QUERIES, ("passage", pa.int32()), ("document", pa.int32()), ("rank", pa.int32())])
+"""pairs.parquet: the queries that passed the screen; `passage` and `document` are rows of the passages and
+documents tables; `rank` is the 1-based place of the own document in the teacher's ranking."""
+
+HOLDOUT = pa.schema(
+    [("document", pa.int32()), ("document_id", pa.string()), ("cluster", pa.int32()), ("split", pa.string())]
+)
+"""holdout.parquet: one row a document; documents of one near-duplicate cluster share their split."""
+
+Units = Literal["passage", "sentence", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document as its source gave it. `metadata` holds every other column."""
+
+    id: str
+    text: str
+    title: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of a document: `text == document.text[start:end]`, `sentences` are (start, end) in `text`."""
+
+    id: str
+    document_id: str
+    document: int
+    title: str
+    text: str
+    start: int
+    end: int
+    sentences: tuple[tuple[int, int], ...]
+
+    @property
+    def encoded_text(self) -> str:
+        """What the encoder and the keyword index see: the title goes with every passage."""
+        return encoded_text(self.title, self.text)
+
+
+def encoded_text(title: str, text: str) -> str:
+    """Join a title and a text into what is encoded and indexed."""
+    if not title:
+        return text
+    return f"{title} {text}" if title[-1] in ".!?:;。！？" else f"{title}. {text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A generated query and the passage it was written for."""
+
+    id: str
+    text: str
+    passage_id: str
+    style: str
+    generator: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """What a stage left out: the reason, how many, and up to five samples."""
+
+    reason: str
+    count: int
+    samples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What a stage says of its work. `counts` are figures, `drops` what was left out, `notes` are for people."""
+
+    counts: Mapping[str, int | float | str] = field(default_factory=dict)
+    drops: tuple[Drop, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """How to search, as a value.
+
+    score(query, passage) = dense_weight * dense + keyword_weight * keyword, where `dense` is the similarity
+    of the query to the passage vector (`units="passage"`), to the best of the sentence vectors ("sentence"),
+    or the mean of both ("both"), and `keyword` is the BM25 score over the most that the query could attain.
+    A document scores as its best passage. `query_tower` is the share of the tuned weights in the query
+    encoder: 0 is the untuned model, 1 the tuned one, between them their interpolation.
+    """
+
+    name: str
+    query_tower: float = 0.0
+    units: Units = "both"
+    dense_weight: float = 1.0
+    keyword_weight: float = 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One search result. `score` falls with `rank` (1-based); `scores` holds the legs that led to it.
+    `text` is the passage, `document.text[start:end]`; `highlights` are (start, end) of query words in `snippet`."""
+
+    rank: int
+    score: float
+    document_id: str
+    passage_id: str
+    title: str
+    text: str
+    snippet: str
+    highlights: tuple[tuple[int, int], ...]
+    start: int
+    end: int
+    metadata: Mapping[str, Any]
+    scores: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)

@@ -1,0 +1,215 @@
+"""Read the source into documents.parquet, and say what was left out.
+
+The type of a metadata column is known only after its last value, so the rows are spooled as text first
+and typed when they are copied from the spool. Neither pass holds more than a batch in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from searchfit.config import Settings, SourceSettings
+from searchfit.errors import SourceError
+from searchfit.records import DOCUMENTS, METADATA_PREFIX, StageResult
+from searchfit.sources import BadRow, Row, Source, Tally, open_source
+from searchfit.sources.files import NUL, TOO_LONG
+from searchfit.sources.values import ARROW, Kind, from_text, kind_of_text, kind_of_value, to_text, widen
+from searchfit.stages import Tools
+
+VERSION = 1
+
+BATCH_ROWS = 4096
+BATCH_CHARS = 8 << 20
+MAX_COLUMNS = 1000
+MAX_ID_CHARS = 1000
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+_SPOOL = pa.schema([*DOCUMENTS, ("metadata", pa.large_string())])
+
+
+def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:  # noqa: ARG001
+    """Write documents.parquet: records.DOCUMENTS, then one `metadata.` column for each column left.
+
+    Raises SourceError when the source cannot be read, has no document, or has too many bad rows.
+    """
+    source = open_source(settings.source)
+    intake = _Intake(source, settings.source)
+    spool, target = tools.output / "documents.spool", tools.output / "documents.parquet"
+    target.unlink(missing_ok=True)
+    try:
+        _write_spool(spool, intake, tools)
+        intake.check()
+        _write_documents(spool, target, intake.kinds)
+    finally:
+        spool.unlink(missing_ok=True)
+    return intake.result()
+
+
+@dataclass
+class _Intake:
+    """Turns rows into documents; counts what is wrong and learns the types of the metadata."""
+
+    source: Source
+    settings: SourceSettings
+    tally: Tally = field(default_factory=Tally)
+    kinds: dict[str, Kind] = field(default_factory=dict)
+    characters: int = 0
+    repeated_texts: int = 0
+
+    def __post_init__(self) -> None:
+        self._ids: set[bytes] = set()
+        self._texts: set[bytes] = set()
+        self._mine = self.source.columns.names
+        self._kind_of = kind_of_text if self.source.reader.untyped else kind_of_value
+
+    def documents(self) -> Iterator[dict[str, str]]:
+        """The rows of the spool."""
+        for row in self.source.rows():
+            document = row if isinstance(row, BadRow) else self._document(row)
+            if isinstance(document, BadRow):
+                self.tally.add(document)
+            else:
+                self.tally.good += 1
+                yield document
+
+    def _document(self, row: Row) -> dict[str, str] | BadRow:
+        columns = self.source.columns
+        text = _joined([row.values.get(name) for name in columns.text])
+        ident = (to_text(row.values.get(columns.id)) or "").strip() if columns.id else str(row.number)
+        title = " ".join((to_text(row.values.get(columns.title)) or "").split()) if columns.title else ""
+        fault = self._text_fault(text) or _id_fault(ident) or (NUL if "\0" in title else "")
+        if fault or text is None:
+            return BadRow(row.where, fault)
+        if not _add(self._ids, ident):
+            return BadRow(row.where, "an id that an earlier row has")
+        self.repeated_texts += not _add(self._texts, text)
+        self.characters += len(text)
+        return {"id": ident, "title": title, "text": text, "metadata": self._metadata(row)}
+
+    def _text_fault(self, text: str | None) -> str:
+        if text is None:
+            return "no text"
+        if not text.strip():
+            return "empty text"
+        if "\0" in text:
+            return NUL
+        return TOO_LONG if len(text) > self.settings.max_text_chars else ""
+
+    def _metadata(self, row: Row) -> str:
+        """The other columns as a JSON list of texts, in the order of `kinds`."""
+        for name, value in row.values.items():
+            if name not in self._mine and self.kinds.setdefault(name, "null") != "string":
+                self.kinds[name] = widen(self.kinds[name], self._kind_of(value))
+        if len(self.kinds) > MAX_COLUMNS:
+            raise SourceError(
+                f"{self.source.name} has more than {MAX_COLUMNS} columns beside the text, at {row.where}.",
+                "Leave out what is not filtered on, or nest it in one column: that is kept as JSON.",
+            )
+        return _encode([to_text(row.values.get(name)) for name in self.kinds])
+
+    def check(self) -> None:
+        """Raise SourceError for too many bad rows, or no document."""
+        share = self.settings.max_bad_share
+        self.tally.check(self.source.name, share, "Mend them, or allow more with source.max_bad_share.")
+        if not self.tally.good:
+            raise SourceError(
+                f"{self.source.name} holds no documents.", "Expected at least one with some text."
+            )
+
+    def result(self) -> StageResult:
+        """What was read, dropped and guessed."""
+        notes = list(self.source.notes)
+        if self.kinds:
+            listed = ", ".join(f"{name} ({_in_words(kind)})" for name, kind in self.kinds.items())
+            notes.append(f"metadata that can be filtered on: {listed}")
+        if self.repeated_texts:
+            notes.append(
+                f"{self.repeated_texts} documents have a text that an earlier one has; they are kept"
+            )
+        counts = {"documents": self.tally.good, "characters": self.characters, "bad_rows": self.tally.faults}
+        return StageResult(counts, self.tally.drops(), tuple(notes))
+
+
+def _joined(parts: list[Any]) -> str | None:
+    """The texts of the columns, joined by blank lines; a list of strings counts as its paragraphs."""
+    texts: list[str] = []
+    for part in parts:
+        if isinstance(part, list) and all(isinstance(item, str) for item in part):
+            texts += part
+        elif (text := to_text(part)) is not None:
+            texts.append(text)
+    if len(texts) < 2:
+        return texts[0] if texts else None
+    return "\n\n".join(text for text in texts if text.strip())
+
+
+def _id_fault(ident: str) -> str:
+    if not ident:
+        return "no id"
+    if len(ident) > MAX_ID_CHARS:
+        return f"an id longer than {MAX_ID_CHARS} characters"
+    return NUL if "\0" in ident else ""
+
+
+def _add(seen: set[bytes], text: str) -> bool:
+    """Whether the text was new; 16 bytes of each are held."""
+    before = len(seen)
+    seen.add(blake2b(text.encode(), digest_size=16).digest())
+    return len(seen) > before
+
+
+def _in_words(kind: Kind) -> str:
+    return {"null": "empty", "timestamp_utc": "timestamp, UTC"}.get(kind, kind)
+
+
+def _write_spool(spool: Path, intake: _Intake, tools: Tools) -> None:
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with pa.OSFile(str(spool), "wb") as sink, pa.ipc.new_stream(sink, _SPOOL, options=options) as writer:
+        for batch in _batches(intake.documents()):
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, _SPOOL))
+            tools.progress("reading documents", intake.tally.good, 0)
+
+
+def _batches(documents: Iterable[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
+    batch: list[dict[str, str]] = []
+    chars = 0
+    for document in documents:
+        batch.append(document)
+        chars += len(document["text"]) + len(document["metadata"])
+        if len(batch) == BATCH_ROWS or chars >= BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
+
+
+def _write_documents(spool: Path, target: Path, kinds: Mapping[str, Kind]) -> None:
+    schema = pa.schema(
+        [*DOCUMENTS, *((f"{METADATA_PREFIX}{name}", ARROW[kind]) for name, kind in kinds.items())]
+    )
+    with (
+        pa.OSFile(str(spool), "rb") as file,
+        pa.ipc.open_stream(file) as batches,
+        pq.ParquetWriter(target, schema, compression="zstd") as writer,
+    ):
+        for batch in batches:
+            rows = [json.loads(row) for row in batch.column("metadata").to_pylist()]
+            columns = [_typed(rows, place, kind) for place, kind in enumerate(kinds.values())]
+            writer.write_batch(
+                pa.RecordBatch.from_arrays([*batch.columns[: len(DOCUMENTS)], *columns], schema=schema)
+            )
+
+
+def _typed(rows: list[list[str | None]], place: int, kind: Kind) -> Any:
+    """One metadata column; rows read before the column first appeared are shorter."""
+    texts = (row[place] if place < len(row) else None for row in rows)
+    values = [None if text is None or not text.strip() else from_text(text, kind) for text in texts]
+    return pa.array(values, ARROW[kind])

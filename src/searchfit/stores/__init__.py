@@ -1,0 +1,64 @@
+"""Where an index lives: vectors, text, metadata and keyword postings, by passage row, behind one protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from searchfit.filters import Filter
+
+Rows: TypeAlias = npt.NDArray[np.int64]
+Floats: TypeAlias = npt.NDArray[np.float32]
+VectorColumn: TypeAlias = Literal["vector", "sentence_vectors"]
+
+
+class Store(Protocol):
+    """One version of an index, read only. Passages are named by their row, 0 to count() - 1."""
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """What the index was built with."""
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """The columns that can be filtered on: the user's name -> type, as `filters.parse` takes them."""
+
+    def count(self) -> int:
+        """Number of passages."""
+
+    def nearest(
+        self, vector: Floats, column: VectorColumn, k: int, where: Filter | None = None
+    ) -> tuple[Rows, Floats]:
+        """Rows and cosine similarities (n,) of the k passages nearest to a (d,) vector, best first, among
+        those that the filter lets through; of sentence vectors, a passage's best one counts."""
+
+    def matching(self, where: Filter) -> Rows:
+        """The rows that the filter lets through, ascending."""
+
+    def vectors(self, rows: Rows | Sequence[int]) -> tuple[Floats, Floats, Rows]:
+        """Passage vectors (n, d), their sentence vectors one after another (m, d), and offsets (n + 1,):
+        the sentences of the i-th row asked for are offsets[i] to offsets[i + 1]."""
+
+    def postings(self, terms: Sequence[str]) -> dict[str, tuple[Rows, Floats]]:
+        """For each term that occurs: the rows it occurs in and its frequencies there."""
+
+    def fetch(self, rows: Rows | Sequence[int]) -> list[dict[str, Any]]:
+        """The passages' fields, in the order asked; "metadata" holds the user's columns by their names."""
+
+    def scan(self, columns: Sequence[str], batch: int = 1024) -> Iterator[pa.RecordBatch]:
+        """Stored columns of all passages in row order, at most `batch` rows at a time."""
+
+
+def open_store(path: Path) -> Store:
+    """The index version in a folder.
+
+    Raises WorkspaceError when the folder is absent, unfinished, damaged or of another format.
+    """
+    from searchfit.stores.lancedb import LanceStore
+
+    return LanceStore(path)

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from searchfit import significance
+from searchfit.significance import bootstrap_interval, compare, paired_randomization
+
+
+def exact_p(a: np.ndarray, b: np.ndarray) -> float:
+    """scipy's own exact sign-flip test."""
+    result = stats.permutation_test(
+        (b, a),
+        lambda x, y, axis: (x - y).mean(axis),
+        permutation_type="samples",
+        n_resamples=np.inf,
+        vectorized=True,
+    )
+    return float(result.pvalue)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_exact_p_equals_scipy(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    n = 2 + seed % 8
+    a = random.integers(0, 4, n) / 3  # coarse values, so that many sums tie
+    b = random.integers(0, 4, n) / 3
+    b[0] += 0.1
+    assert paired_randomization(a, b, 100, seed) == pytest.approx(exact_p(a, b), abs=1e-12)
+
+
+def test_sampled_p_is_near_the_exact_one() -> None:
+    random = np.random.default_rng(3)
+    a, b = random.random(14), random.random(14) + 0.2
+    assert paired_randomization(a, b, 20_000, 1) == pytest.approx(exact_p(a, b), abs=0.01)
+
+
+def test_p_is_never_zero_and_repeats_by_seed() -> None:
+    a, b = np.zeros(50), np.linspace(0.1, 0.2, 50)
+    assert paired_randomization(a, b, 999, 5) == 1 / 1000
+    noise = np.random.default_rng(0).normal(0.02, 0.1, 50)
+    p = paired_randomization(a, noise, 999, 5)
+    assert p == paired_randomization(a, noise, 999, 5) == paired_randomization(noise, a, 999, 5)
+    assert p != paired_randomization(a, noise, 999, 6)
+
+
+def test_equal_queries_change_nothing() -> None:
+    a, b = np.array([0.1, 0.5, 0.2]), np.array([0.4, 0.9, 0.1])
+    same = np.full(1000, 0.7)
+    padded = paired_randomization(np.r_[a, same], np.r_[b, same], 100, 0)
+    assert padded == paired_randomization(a, b, 100, 0) == exact_p(a, b)
+
+
+def test_false_alarms_come_at_their_rate() -> None:
+    random = np.random.default_rng(11)
+    draws = random.normal(0, 1, (300, 30))
+    alarms = np.mean(
+        [paired_randomization(np.zeros(30), row, 400, seed) <= 0.1 for seed, row in enumerate(draws)]
+    )
+    assert stats.binomtest(int(alarms * 300), 300, 0.1).pvalue > 0.001
+
+
+def test_interval_covers_the_mean_at_its_rate() -> None:
+    random = np.random.default_rng(7)
+    draws = random.exponential(0.1, (300, 80))
+    bounds = [bootstrap_interval(row, samples=400, seed=seed) for seed, row in enumerate(draws)]
+    covered = sum(low <= 0.1 <= high for low, high in bounds)
+    assert 0.89 <= covered / 300 <= 0.98
+
+
+def test_interval_equals_scipy() -> None:
+    values = np.random.default_rng(2).normal(0.05, 0.2, 200)
+    theirs = stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert bootstrap_interval(values, samples=20_000, seed=1) == pytest.approx(tuple(theirs), abs=0.002)
+
+
+def test_interval_widens_with_the_level() -> None:
+    values = np.random.default_rng(2).normal(0.05, 0.2, 100)
+    low, high = bootstrap_interval(values, level=0.5)
+    wide_low, wide_high = bootstrap_interval(values, level=0.99)
+    assert wide_low < low < values.mean() < high < wide_high
+
+
+def test_blocks_cover_every_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(significance, "_BLOCK", 64)
+    assert list(significance._blocks(10, 20)) == [3, 3, 3, 1]
+    assert list(significance._blocks(2, 1000)) == [1, 1]
+    a, b = np.zeros(20), np.ones(20)
+    assert paired_randomization(a, b, 99, 0) == 0.01
+    assert bootstrap_interval(b, samples=7) == (1.0, 1.0)
+
+
+def test_compare_counts_and_means() -> None:
+    result = compare([0.0, 0.5, 1.0, 0.3], [1.0, 0.5, 0.8, 0.1 + 0.2], permutations=100, samples=100, seed=0)
+    assert (result.wins, result.ties, result.losses, result.n) == (1, 2, 1, 4)
+    assert (result.mean_a, result.mean_b, result.gain) == pytest.approx((0.45, 0.65, 0.2))
+    assert result.low <= result.gain <= result.high
+    assert result.p == exact_p(np.array([0.0, 1.0]), np.array([1.0, 0.8]))
+    assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["gain"] == result.gain
+
+
+def test_nothing_to_compare() -> None:
+    result = compare([], [], 100, 100, 0)
+    assert (result.n, result.p, result.wins) == (0, 1.0, 0)
+    assert math.isnan(result.gain)
+    assert not result.low > 0
+    assert result.to_dict()["gain"] is None
+    assert result.to_dict()["high"] is None
+
+
+def test_one_query_proves_nothing() -> None:
+    result = compare([0.0], [1.0], 100, 100, 0)
+    assert (result.gain, result.p, result.wins) == (1.0, 1.0, 1)
+    assert math.isnan(result.low)
+
+
+def test_equal_systems() -> None:
+    result = compare([0.3] * 40, [0.3] * 40, 100, 100, 0)
+    assert (result.gain, result.p, result.low, result.high, result.ties) == (0.0, 1.0, 0.0, 0.0, 40)
+
+
+@pytest.mark.parametrize(("a", "b"), [([0.1], [0.1, 0.2]), ([math.nan], [0.1]), ([0.1], [math.inf])])
+def test_misuse_is_refused(a: list[float], b: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"same queries|finite"):
+        compare(a, b, 100, 100, 0)
