@@ -42,10 +42,17 @@ def fit(
 
     columns = [text] if isinstance(text, str) and text else list(text)
     values = {
-        "source.source": str(source), "source.text": tuple(columns), "source.id": id, "source.title": title,
-        "queries.file": str(queries), "model.name": model, **(settings or {}),
-    }  # fmt: skip
-    for _ in Fit(Workspace(Path(workspace)), load_settings(values=values), command="searchfit.fit(...)").run():
+        "source.source": str(source),
+        "source.text": tuple(columns),
+        "source.id": id,
+        "source.title": title,
+        "queries.file": str(queries),
+        "model.name": model,
+        **(settings or {}),
+    }
+    for _ in Fit(
+        Workspace(Path(workspace)), load_settings(values=values), command="searchfit.fit(...)"
+    ).run():
         pass
     return open(workspace)
 

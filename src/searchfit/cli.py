@@ -42,9 +42,10 @@ def main() -> None:
         _fail(error, 2)
     except SearchfitError as error:
         _fail(error, 1)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command carries on", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # typer's, for KeyboardInterrupt
+            print("\ninterrupted; the same command carries on", file=sys.stderr)
+        raise
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
@@ -80,8 +81,14 @@ def fit(
     from searchfit.pipeline import Fit
     from searchfit.workspace import Workspace
 
-    named = {"source.source": source, "source.text": tuple(text or ()), "source.id": id_, "source.title": title,
-             "queries.file": queries, "model.name": model}  # fmt: skip
+    named = {
+        "source.source": source,
+        "source.text": tuple(text or ()),
+        "source.id": id_,
+        "source.title": title,
+        "queries.file": queries,
+        "model.name": model,
+    }
     values = {key: value for key, value in named.items() if value}
     settings = load_settings(config, set_ or (), values)
     workspace = Workspace(output)
@@ -116,7 +123,7 @@ def _said(step: Step, dry_run: bool) -> Step:
 def _close(path: Path, steps: list[Step], until: str) -> None:
     console = _console()
     if not any(step.why for step in steps):
-        console.print(f"{path}: nothing to do, everything is up to date.", highlight=False)
+        console.print(f"{path}: nothing to do, everything is up to date.", highlight=False, markup=False)
     if until == "report":
         console.print(f"report: {path / 'report.html'}", highlight=False, markup=False)
         console.print(f'next:   searchfit search {path} "your question"', highlight=False, markup=False)
@@ -149,8 +156,14 @@ def _print_hit(hit: Hit) -> None:
 
     console = _console(stderr=False)
     head = hit.title if hit.title and hit.title != hit.document_id else ""
-    console.print(Text.assemble((f"{hit.rank}. ", "bold"), (head or hit.document_id, "bold"),
-                                (f"  {hit.document_id}" if head else "", "dim"), (f"  {hit.score:.3f}", "dim")))  # fmt: skip
+    console.print(
+        Text.assemble(
+            (f"{hit.rank}. ", "bold"),
+            (head or hit.document_id, "bold"),
+            (f"  {hit.document_id}" if head else "", "dim"),
+            (f"  {hit.score:.3f}", "dim"),
+        )
+    )
     line = Text(hit.snippet)
     for start, end in hit.highlights:
         line.stylize("bold cyan", start, end)
@@ -171,12 +184,19 @@ def status(workspace: WorkspacePath, as_json: AsJson = False) -> None:
     console = _console(stderr=False)
     for name, entry in manifest["stages"].items():
         figures = ", ".join(f"{key} {value}" for key, value in entry["counts"].items())
-        console.print(f"{name:9} {entry['seconds']:7.1f} s {entry['peak_memory_mb']:6} MB  {figures}",
-                      highlight=False, markup=False)  # fmt: skip
-    pointer = place.artefact("engine.json")
-    served = json.loads(pointer.read_text(encoding="utf-8")) if pointer.exists() else None
-    console.print(f"serves    {served['engine']['name']} from {served['index']}" if served else
-                  "not finished: run the same fit again to carry on", highlight=False, markup=False)  # fmt: skip
+        console.print(
+            f"{name:9} {entry['seconds']:7.1f} s {entry['peak_memory_mb']:6} MB  {figures}",
+            highlight=False,
+            markup=False,
+        )
+    served = place.served()
+    console.print(
+        f"serves    {served['engine']['name']} from {served['index']}"
+        if served
+        else "not finished: run the same fit again to carry on",
+        highlight=False,
+        markup=False,
+    )
 
 
 @app.command()

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from searchfit.errors import SettingsError
 
@@ -26,7 +26,16 @@ else:
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _writable(cls, value: Any) -> Any:
+        # Names of files may hold bytes that are not UTF-8; searchfit.toml could not.
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, str) and any("\ud800" <= char <= "\udfff" for char in item):
+                raise ValueError("it holds bytes that are not UTF-8")
+        return value
 
 
 class SourceSettings(Section):
@@ -100,7 +109,7 @@ class HoldoutSettings(Section):
 
 
 class TrainSettings(Section):
-    """Query-side tuning: the passages stay as they are, the query encoder learns from the teacher's ranking."""
+    """Query-side tuning: passages stay as they are, the query encoder learns the teacher's ranking."""
 
     enabled: bool = Field(True, description="false keeps the untuned model")
     max_queries: int = Field(4000, ge=1, description="queries to train on, sampled evenly over the styles")
@@ -194,6 +203,8 @@ def _read_toml(file: Path) -> dict[str, Any]:
         return tree
     except FileNotFoundError as error:
         raise SettingsError(f"settings file {file} does not exist.") from error
+    except OSError as error:
+        raise SettingsError(f"settings file {file} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"settings file {file} is not valid TOML: {error}.") from error
 
@@ -203,7 +214,7 @@ def _merge(tree: dict[str, Any], new: Mapping[str, Any], prefix: str) -> None:
         path = f"{prefix}{key}"
         if isinstance(value, Mapping):
             if not isinstance(tree.get(key), dict):
-                raise _unknown(path)
+                raise _unknown(".".join([path, *list(value)[:1]]))
             _merge(tree[key], value, f"{path}.")
         elif key not in tree or isinstance(tree[key], dict):
             raise _unknown(path)

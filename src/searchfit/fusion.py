@@ -66,8 +66,8 @@ def dense_scores(engine: Engine, queries: Vectors, block: Block) -> Floats:
         scores = np.asarray(queries @ block.passages.T, np.float32)
     if engine.units != "passage":
         each = queries @ block.sentences.T
-        best = np.asarray(np.maximum.reduceat(each, block.offsets[:-1], axis=1), np.float32)
-        scores = best if engine.units == "sentence" else (scores + best) / 2
+        best: Floats = np.maximum.reduceat(each, block.offsets[:-1], axis=1)
+        scores = best if engine.units == "sentence" else ((scores + best) * np.float32(0.5))
     return scores
 
 
@@ -87,8 +87,9 @@ def rank(
     done: list[list[Ranking]] = [[] for _ in engines]
     for begin in range(0, len(queries), _CHUNK_QUERIES):
         chunk = slice(begin, begin + _CHUNK_QUERIES)
-        for out, ranking in zip(done, _rank_chunk(engines, corpus, vectors[chunk], queries[chunk], k, allowed),
-                                strict=True):  # fmt: skip
+        for out, ranking in zip(
+            done, _rank_chunk(engines, corpus, vectors[chunk], queries[chunk], k, allowed), strict=True
+        ):
             out.append(ranking)
     empty = Ranking(np.empty((0, k), np.int64), np.empty((0, k), np.float32))
     return [
@@ -140,7 +141,8 @@ def _keys(scores: npt.NDArray[Any], rows: Rows, count: int) -> npt.NDArray[np.fl
 def _unpack(keys: npt.NDArray[np.float64], count: int) -> Ranking:
     whole = np.ceil(keys)
     there = np.isfinite(keys)
-    rows = np.rint(np.where(there, whole - keys, 0) * (count + 1)).astype(np.int64)
+    fractions = np.subtract(whole, keys, out=np.zeros_like(keys), where=there)
+    rows = np.rint(fractions * (count + 1)).astype(np.int64)
     return Ranking(np.where(there, rows, -1), (whole / _DECIMALS).astype(np.float32))
 
 
@@ -153,9 +155,11 @@ def _top(keys: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.float64]:
 class Legs(Protocol):
     """What serving asks of a store, see `stores.Store`."""
 
-    def nearest(self, vector: Vectors, column: Any, k: int, where: Any) -> tuple[Rows, Floats]: ...
+    def nearest(self, vector: Vectors, column: Any, k: int, where: Any) -> tuple[Rows, Floats]:
+        """Rows and similarities of the k nearest passages, best first."""
 
-    def vectors(self, rows: Rows) -> tuple[Vectors, Vectors, Rows]: ...
+    def vectors(self, rows: Rows) -> tuple[Vectors, Vectors, Rows]:
+        """Vectors of passages, of their sentences one after another, and offsets of the latter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,9 +233,11 @@ def _score(engine: Engine, store: Legs, vector: Vectors, keyword: Floats, rows: 
     if not len(rows):
         none = np.empty(0, np.float32)
         return Scored(rows, none, none, none)
-    passages, sentences, offsets = store.vectors(rows)
-    block = Block(0, np.zeros(len(rows), np.int32), passages, sentences, offsets)
-    dense = dense_scores(engine, vector[None, :], block)[0]
+    dense: Floats = np.zeros(len(rows), np.float32)
+    if engine.dense_weight:
+        passages, sentences, offsets = store.vectors(rows)
+        block = Block(0, np.zeros(len(rows), np.int32), passages, sentences, offsets)
+        dense = dense_scores(engine, vector[None, :], block)[0]
     scores = engine.dense_weight * dense + engine.keyword_weight * keyword[rows]
     keys = _keys(scores, rows, len(keyword))
     order = np.argsort(-keys)

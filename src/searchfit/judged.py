@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from searchfit.config import ModelSettings, QueriesSettings, load_settings
 from searchfit.encoders import load_encoder
-from searchfit.errors import SourceError
+from searchfit.errors import SearchfitError, SourceError
 from searchfit.fusion import Ranking, rank
 from searchfit.metrics import NAMES, means, score_ranking, write_run
 from searchfit.records import Engine
@@ -63,8 +63,15 @@ def evaluate_judged(path: Path, folder: Path, split: str = "test", run: Path | N
         scores[name] = means(by_query)
         if run is not None and name.startswith("chosen engine"):
             found = zip(queries, rows, ranking.scores.tolist(), strict=True)
-            write_run(run, "searchfit", {q: list(zip(docs, s, strict=False)) for (q, _), docs, s in found})
+            _write(run, {q: list(zip(docs, s, strict=False)) for (q, _), docs, s in found})
     return Judged(len(queries), {name: {m: row[m] for m in NAMES} for name, row in scores.items()}, notes)
+
+
+def _write(path: Path, rankings: Mapping[str, Sequence[tuple[str, float]]]) -> None:
+    try:
+        write_run(path, "searchfit", rankings)
+    except OSError as error:
+        raise SearchfitError(f"the run {path} cannot be written: {error.strerror}.") from error
 
 
 def _rankings(searcher: Searcher, model: ModelSettings, texts: Sequence[str]) -> list[tuple[str, Ranking]]:
@@ -72,7 +79,8 @@ def _rankings(searcher: Searcher, model: ModelSettings, texts: Sequence[str]) ->
     untuned = {
         "untuned dense": Engine("untuned dense", units="passage", keyword_weight=0),
         "keyword": Engine("keyword", dense_weight=0),
-        "untuned blend": replace(chosen, name="untuned blend", query_tower=0.0),
+        "untuned blend": replace(chosen, name="untuned blend", query_tower=0.0, units="passage"),
+        "untuned engine": replace(chosen, name="untuned engine", query_tower=0.0),
     }
     served = {
         "chosen dense alone": replace(chosen, name="chosen dense alone", keyword_weight=0),
@@ -97,7 +105,7 @@ def _missing(known: set[str], qrels: Any, queries: Sequence[str]) -> tuple[str, 
     absent = judged - known
     if absent == judged:
         raise SourceError(
-            f"none of the {len(judged)} judged documents is in the workspace (for example {sorted(judged)[0]!r}).",
+            f"none of the {len(judged)} judged documents is in the workspace, {sorted(judged)[0]!r} for one.",
             "Are the judgements for this corpus, and was it fitted with the same id column?",
         )
     return (f"{len(absent)} of {len(judged)} judged documents are not in the workspace.",) if absent else ()

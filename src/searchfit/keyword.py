@@ -41,7 +41,6 @@ _FUNCTION_WORDS = {
     "hungarian": "a az és hogy nem is egy de meg ez azt van csak még már mint volt ha el vagy",
 }
 
-_WORD = re.compile(r"[^\W_]+")
 # Scripts written without spaces: Han, kana, Thai, Lao, Khmer, Myanmar.
 _UNSPACED = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
@@ -55,7 +54,7 @@ def detect_language(texts: Iterable[str]) -> str:
     """The language whose function words cover the texts best, or "none" when none covers 8% of the words."""
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(match.group().casefold() for match in _WORD.finditer(text[:2000]))
+        counts.update(match.group().casefold() for match in _word().finditer(text[:2000]))
     total = sum(counts.values())
     shares = {
         language: sum(counts[word] for word in set(words.split())) / max(1, total)
@@ -83,14 +82,16 @@ class Analyzer:
 
     def spans(self, text: str) -> Iterator[Span]:
         """(term, start, end) for each index term; `text[start:end]` is its surface form."""
-        for match in _WORD.finditer(text):
+        for match in _word().finditer(text):
             word, start = match.group(), match.start()
             if _UNSPACED.search(word):
                 yield from self._mixed(word, start)
             else:
                 yield self._normal(word), start, match.end()
-                if not word.islower() and len(parts := _CAMEL.findall(word)) > 1 and not word.isupper():
-                    yield from _parts(parts, word, start, self._normal)
+                # Only ASCII: in "Größe" the pattern would take the ö for a border.
+                if word.isascii() and not word.islower() and not word.isupper():
+                    parts = _CAMEL.findall(word)
+                    yield from _parts(parts if len(parts) > 1 else (), word, start, self._normal)
 
     def _mixed(self, word: str, offset: int) -> Iterator[Span]:
         at = 0
@@ -109,7 +110,8 @@ class Analyzer:
         if known is None:
             if len(self._normalised) > 2_000_000:
                 self._normalised.clear()  # bounds memory on endless vocabularies; it is only a cache
-            known = self._normalised[word] = _unaccented(self._stem(word.casefold()))
+            composed = unicodedata.normalize("NFKC", word)  # stemmers know composed letters only
+            known = self._normalised[word] = _unaccented(self._stem(composed.casefold()))
         return known
 
 
@@ -124,8 +126,22 @@ def _parts(parts: Sequence[str], word: str, start: int, normal: Callable[[str], 
 def _unaccented(word: str) -> str:
     if word.isascii():
         return word
-    plain = "".join(c for c in unicodedata.normalize("NFKD", word) if not unicodedata.combining(c))
+    plain = "".join(c for c in unicodedata.normalize("NFKD", word) if not _is_accent(c))
     return unicodedata.normalize("NFKC", plain) or word
+
+
+def _is_accent(char: str) -> bool:
+    # Classes 7 to 9 are nukta, kana voicing and virama: with them it is another letter, not the same one.
+    kind = unicodedata.combining(char)
+    return kind == 1 or kind > 9
+
+
+@lru_cache(maxsize=1)
+def _word() -> re.Pattern[str]:
+    """Letters and digits with the marks upon them: in Hindi or Tamil a vowel is a mark."""
+    marks = "".join(char for char in map(chr, range(0x300, 0x10000)) if unicodedata.category(char)[0] == "M")
+    # The look ahead, and marks of the first plane only, keep this as fast as letters and digits alone.
+    return re.compile(rf"[^\W_]+(?:(?=[^\0-\u02ff])[{marks}]+[^\W_]*)*")
 
 
 @lru_cache(maxsize=32)
@@ -150,8 +166,14 @@ class KeywordIndex:
     fall where few of the query's words are found, so keyword search counts for less there.
     """
 
-    def __init__(self, analyzer: Analyzer, arrays: Mapping[str, npt.NDArray[Any]], vocabulary: Sequence[str],
-                 k1: float, b: float) -> None:  # fmt: skip
+    def __init__(
+        self,
+        analyzer: Analyzer,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        vocabulary: Sequence[str],
+        k1: float,
+        b: float,
+    ) -> None:
         self.analyzer = analyzer
         self.k1, self.b = k1, b
         self.vocabulary = vocabulary
@@ -231,7 +253,7 @@ class KeywordIndex:
         starts, terms, weights = [0], [], []
         for query in queries:
             distinct = dict.fromkeys(self.analyzer.terms(query))
-            attainable = self.attainable(distinct)
+            attainable = self.attainable(distinct) or 1.0  # a query may hold no word at all
             known = [self._number[term] for term in distinct if term in self._number]
             terms += known
             weights += [1.0 / attainable] * len(known)

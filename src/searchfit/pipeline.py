@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import itertools
 import json
 import platform
 import re
@@ -50,8 +51,8 @@ def _queries(settings: Settings) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage by name: the settings sections and artefacts it reads, the artefacts it writes ({key} is the
-    stage's key), and what it depends on outside of both."""
+    """A stage by name: the settings sections and artefacts it reads, the artefacts it writes ({key} makes
+    a new version of each run), and what it depends on outside of both."""
 
     name: str
     sections: tuple[str, ...]
@@ -59,9 +60,9 @@ class Stage:
     writes: tuple[str, ...]
     outside: Outside | None = None
 
-    def names(self, key: str) -> list[str]:
-        """The artefacts it writes under a key."""
-        return [name.format(key=key[:12]) for name in self.writes]
+    def names(self, version: str) -> list[str]:
+        """The artefacts it writes as a version."""
+        return [name.format(key=version) for name in self.writes]
 
     @property
     def module(self) -> Any:
@@ -69,30 +70,73 @@ class Stage:
         return importlib.import_module(f"searchfit.stages.{self.name}")
 
 
-_EVALUATION = ("evaluation/systems.json", "evaluation/queries.parquet", "evaluation/top.parquet")
+_EVALUATION = (
+    "evaluation/systems.json",
+    "evaluation/queries.parquet",
+    "evaluation/metrics.parquet",
+    "evaluation/top.parquet",
+)
 
 STAGES = (
     Stage("ingest", ("source",), (), ("documents.parquet",), _source),
     Stage("split", ("split", "model"), ("documents.parquet",), ("passages.parquet",), _model),
     Stage("encode", ("model", "keyword"), ("passages.parquet",), ("encoded", "keyword"), _model),
     Stage("generate", ("generate", "seed"), ("passages.parquet", "keyword"), ("queries",)),
-    Stage("screen", ("screen", "model", "engine"), ("queries", "passages.parquet", "encoded", "keyword"),
-          ("pairs.parquet", "pair_vectors.npy"), _model),
+    Stage(
+        "screen",
+        ("screen", "model", "engine"),
+        ("queries", "passages.parquet", "encoded", "keyword"),
+        ("pairs.parquet", "pair_vectors.npy"),
+        _model,
+    ),
     Stage("holdout", ("holdout", "seed"), ("documents.parquet", "passages.parquet"), ("holdout.parquet",)),
-    Stage("mine", ("train", "engine", "seed"),
-          ("pairs.parquet", "pair_vectors.npy", "holdout.parquet", "encoded", "keyword"), ("mined",)),
-    Stage("train", ("train", "engine", "model", "seed"), ("mined", "pairs.parquet", "encoded", "keyword"),
-          ("models/trained",), _model),
-    Stage("evaluate", ("evaluate", "queries", "engine", "model", "seed"),
-          ("documents.parquet", "pairs.parquet", "holdout.parquet", "encoded", "keyword", "models/trained"),
-          _EVALUATION, _queries),
-    Stage("choose", ("evaluate", "model", "seed"), ("documents.parquet", "models/trained", *_EVALUATION),
-          ("evaluation/choice.json", "models/tuned"), _model),
-    Stage("index", ("model",),
-          ("documents.parquet", "passages.parquet", "encoded", "keyword", "evaluation/choice.json", "models/tuned"),
-          ("index/{key}", "engine.json")),
-    Stage("report", ("evaluate", "seed"), ("evaluation/choice.json", *_EVALUATION, "manifest.json"), ("report.html",)),
-)  # fmt: skip
+    Stage(
+        "mine",
+        ("train", "engine", "seed"),
+        ("pairs.parquet", "pair_vectors.npy", "holdout.parquet", "encoded", "keyword"),
+        ("mined",),
+    ),
+    Stage(
+        "train",
+        ("train", "engine", "model", "seed"),
+        ("mined", "pairs.parquet", "encoded", "keyword"),
+        ("models/trained",),
+        _model,
+    ),
+    Stage(
+        "evaluate",
+        ("evaluate", "queries", "engine", "model", "seed"),
+        ("documents.parquet", "pairs.parquet", "holdout.parquet", "encoded", "keyword", "models/trained"),
+        _EVALUATION,
+        _queries,
+    ),
+    Stage(
+        "choose",
+        ("evaluate", "model", "seed"),
+        ("documents.parquet", "models/trained", *_EVALUATION),
+        ("evaluation/choice.json", "models/tuned"),
+        _model,
+    ),
+    Stage(
+        "index",
+        ("model",),
+        (
+            "documents.parquet",
+            "passages.parquet",
+            "encoded",
+            "keyword",
+            "evaluation/choice.json",
+            "models/tuned",
+        ),
+        ("index/{key}", "engine.json"),
+    ),
+    Stage(
+        "report",
+        ("evaluate", "seed"),
+        ("evaluation/choice.json", *_EVALUATION, "manifest.json"),
+        ("report.html",),
+    ),
+)
 """The recipe, in order. Which stages run again after a change follows from what each reads."""
 
 
@@ -119,10 +163,7 @@ class Fit:
 
     def run(self) -> Iterator[Step]:
         """Run what is not done, stage by stage. Raises SearchfitError; what was finished stays finished."""
-        names = [stage.name for stage in STAGES]
-        for name in (*self.force, self.until):
-            if name not in names:
-                raise SettingsError(f"there is no stage {name!r}.", f"The stages are: {', '.join(names)}.")
+        self._check()
         self.workspace.create()
         with self.workspace.lock():
             write_bytes(self.workspace.settings_file, to_toml(self.settings).encode())
@@ -130,10 +171,13 @@ class Fit:
                 manifest = self.workspace.manifest()
                 key, why = self._due(stage, manifest)
                 yield self._run(stage, key, why) if why else Step(stage.name, "")
-            self._tidy()
+            if self.until == STAGES[-1].name:  # else a later stage may have work to carry on
+                self._tidy()
 
     def plan(self) -> Iterator[Step]:
         """What `run` would do. Stages after one that would run are due when its artefacts change."""
+        self._check()
+        self.workspace.check()
         manifest = self.workspace.manifest()
         waiting: set[str] = set()
         for stage in self._stages():
@@ -144,6 +188,12 @@ class Fit:
             if why:
                 waiting |= {*stage.writes, "manifest.json"}
             yield Step(stage.name, why)
+
+    def _check(self) -> None:
+        names = [stage.name for stage in STAGES]
+        for name in (*self.force, self.until):
+            if name not in names:
+                raise SettingsError(f"there is no stage {name!r}.", f"The stages are: {', '.join(names)}.")
 
     def _stages(self) -> Iterator[Stage]:
         for stage in STAGES:
@@ -163,8 +213,7 @@ class Fit:
         if entry["key"] != key:
             changed = [name for name, part in parts.items() if entry["parts"].get(name) != part]
             return key, "changed: " + ", ".join(changed)
-        for name in stage.names(key):
-            made = entry["artefacts"].get(name, {"bytes": 0})
+        for name, made in entry["artefacts"].items():
             if size(self.workspace.artefact(name)) != made["bytes"]:
                 return key, f"{name} is missing or damaged"
         return key, ""
@@ -193,10 +242,11 @@ class Fit:
         inputs = {name: self.workspace.artefact(name) for name in stage.reads}
         _reset_peak_memory()
         started = time.perf_counter()
-        tools = Tools(folder, key[:12], self.progress)
+        version_ = self._version(stage, key)
+        tools = Tools(folder, version_, self.progress)
         result: StageResult = stage.module.run(self.settings.only(*stage.sections), inputs, tools)
         seconds = time.perf_counter() - started
-        self._publish(stage, key, result, seconds)
+        self._publish(stage, key, version_, result, seconds)
         return Step(stage.name, why, seconds, result)
 
     def _partial(self, stage: Stage, key: str) -> Path:
@@ -208,11 +258,21 @@ class Fit:
             write_bytes(mark, key.encode())
         return folder
 
-    def _publish(self, stage: Stage, key: str, result: StageResult, seconds: float) -> None:
+    def _version(self, stage: Stage, key: str) -> str:
+        """The version of this run: the key's beginning, numbered where that has been made before, for a
+        reader may have it open."""
+        versioned = [name for name in stage.writes if "{key}" in name]
+        for number in itertools.count(1):
+            name = key[:12] if number == 1 else f"{key[:12]}-{number}"
+            if not any(self.workspace.artefact(place.format(key=name)).exists() for place in versioned):
+                break
+        return name
+
+    def _publish(self, stage: Stage, key: str, version_: str, result: StageResult, seconds: float) -> None:
         """Move the artefacts to their places, then vouch for them in the manifest."""
         manifest = self.workspace.manifest()
         parts = self._parts(stage, manifest)
-        names = stage.names(key)
+        names = stage.names(version_)
         partial = self.workspace.partial(stage.name)
         artefacts = {
             name: {"bytes": size(partial / name), "digest": digest(partial / name)} for name in names
@@ -251,8 +311,7 @@ class Fit:
 
     def _tidy(self) -> None:
         """Remove index versions that nobody can be reading: all but the served one and the one before."""
-        pointer = self.workspace.artefact("engine.json")
-        served = json.loads(pointer.read_text(encoding="utf-8"))["index"] if pointer.exists() else ""
+        served = (self.workspace.served() or {"index": ""})["index"]
         versions = sorted(self.workspace.path.glob("index/*"), key=lambda path: path.stat().st_mtime)
         for old in [path for path in versions if f"index/{path.name}" != served][:-1]:
             shutil.rmtree(old, ignore_errors=True)

@@ -113,7 +113,7 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """What a stage says of its work. `counts` are figures, `drops` what was left out, `notes` are for people."""
+    """What a stage says of its work: figures, what was left out and why, and notes for people."""
 
     counts: Mapping[str, int | float | str] = field(default_factory=dict)
     drops: tuple[Drop, ...] = ()
@@ -145,7 +145,8 @@ class Engine:
 @dataclass(frozen=True, slots=True)
 class Hit:
     """One search result. `score` falls with `rank` (1-based); `scores` holds the legs that led to it.
-    `text` is the passage, `document.text[start:end]`; `highlights` are (start, end) of query words in `snippet`."""
+    `text` is the passage, `document.text[start:end]`; `highlights` are (start, end) of query words in
+    `snippet`."""
 
     rank: int
     score: float

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ from searchfit.fusion import Block, Floats, Ranking, Rows, Scored, Vectors, rank
 from searchfit.keyword import Analyzer, KeywordIndex
 from searchfit.records import Engine, Hit
 from searchfit.stores import Store, open_store
+from searchfit.workspace import Workspace
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -72,8 +72,13 @@ class ArrayCorpus:
                 end += 1
             first, last = self.offsets[start], self.offsets[end]
             offsets = np.asarray(self.offsets[start : end + 1]) - first
-            yield Block(start, self.documents[start:end], self.passages[start:end],
-                        self.sentences[first:last], offsets)  # fmt: skip
+            yield Block(
+                start,
+                self.documents[start:end],
+                self.passages[start:end],
+                self.sentences[first:last],
+                offsets,
+            )
             start = end
 
 
@@ -166,9 +171,10 @@ class Searcher:
             {**self.corpus.info["model"], "name": str(self.folder / "model")}
         )
         encoder = load_encoder(settings)
-        if encoder.dimension != self.corpus.info["dimension"]:
+        held = self.corpus.info["dimension"]
+        if encoder.dimension != held:
             raise WorkspaceError(
-                f"the model gives {encoder.dimension} dimensions, the index holds {self.corpus.info['dimension']}.",
+                f"the model gives {encoder.dimension} dimensions, the index holds {held}.",
                 "Index and model do not belong together: run the same fit again.",
             )
         return encoder
@@ -270,21 +276,21 @@ def make_snippet(
     if end < len(text):
         space = text.rfind(" ", start, end)
         end = space if space > start + _SNIPPET_CHARS // 2 else end
-    inside = sorted({(a - start, b - start) for _, a, b in matches if a >= start and b <= end})
-    return text[start:end], tuple(
-        span for i, span in enumerate(inside) if not i or span[0] >= inside[i - 1][1]
-    )
+    marks: list[tuple[int, int]] = []
+    for a, b in sorted({(a - start, b - start) for _, a, b in matches if a >= start and b <= end}):
+        if marks and a < marks[-1][1]:  # pairs of characters overlap, and so do identifiers and their parts
+            marks[-1] = marks[-1][0], max(b, marks[-1][1])
+        else:
+            marks.append((a, b))
+    return text[start:end], tuple(marks)
 
 
 def open_searcher(workspace: Path) -> Searcher:
     """The engine that a workspace serves. Raises WorkspaceError when there is none yet."""
-    try:
-        pointer = json.loads((workspace / "engine.json").read_text(encoding="utf-8"))
-        return Searcher(workspace / pointer["index"])
-    except FileNotFoundError as error:
+    served = Workspace(workspace).served()
+    if served is None:
         raise WorkspaceError(
             f"{workspace} has no finished search engine.",
             "Run searchfit fit to its end; the same command carries on where it stopped.",
-        ) from error
-    except (json.JSONDecodeError, KeyError) as error:
-        raise WorkspaceError(f"{workspace / 'engine.json'} is damaged.", "Run the same fit again.") from error
+        )
+    return Searcher(workspace / served["index"])

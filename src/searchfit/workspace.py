@@ -119,8 +119,8 @@ class Workspace:
         """What was made, from what, by which code."""
         return self.path / "manifest.json"
 
-    def create(self) -> None:
-        """Make the folder. Raises WorkspaceError where a file or a foreign folder is in the way."""
+    def check(self) -> None:
+        """Raise WorkspaceError where a file or a foreign folder is in the way."""
         if self.path.is_file():
             raise WorkspaceError(f"{self.path} is a file, not a folder.", "Name another workspace with -o.")
         ours = self.manifest_file.exists() or (self.path / ".lock").exists()
@@ -129,6 +129,10 @@ class Workspace:
                 f"{self.path} is not empty and is not a searchfit workspace.",
                 "Name a new or empty folder with -o.",
             )
+
+    def create(self) -> None:
+        """Make the folder. Raises WorkspaceError where a file or a foreign folder is in the way."""
+        self.check()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -152,12 +156,28 @@ class Workspace:
             raise WorkspaceError(
                 f"{self.manifest_file} is damaged: {error}.", "Remove it; the same fit makes it anew."
             ) from error
+        except OSError as error:
+            raise WorkspaceError(f"{self.manifest_file} cannot be read: {error.strerror}.") from error
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise WorkspaceError(
                 f"{self.path} was made by another version of searchfit (layout {FORMAT} is expected).",
                 "Fit into a new folder.",
             )
         return manifest
+
+    def served(self) -> dict[str, Any] | None:
+        """The engine that is served and its index version, as the index stage wrote them; None where there
+        is none yet. Raises WorkspaceError when the file is damaged."""
+        file = self.artefact("engine.json")
+        try:
+            pointer: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            if isinstance(pointer["index"], str) and isinstance(pointer["engine"]["name"], str):
+                return pointer
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise WorkspaceError(f"{file} is damaged.", "Run the same fit again.") from error
+        raise WorkspaceError(f"{file} is damaged.", "Run the same fit again.")
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Replace the manifest atomically."""

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from searchfit import markup
 from searchfit.config import Settings, to_toml
 from searchfit.errors import WorkspaceError
 from searchfit.metrics import NAMES

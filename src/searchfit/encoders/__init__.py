@@ -1,4 +1,4 @@
-"""Embedding models: the built-in one, a folder, or a hub id. Nothing here imports torch until a model loads."""
+"""Embedding models: the built-in one, a folder, or a hub id. torch is imported when a model loads."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from searchfit.config import KeywordSettings, Settings
 from searchfit.encoders import load_encoder
 from searchfit.encoders.sentence import SentenceEncoder
-from searchfit.fusion import Vectors
 from searchfit.keyword import Analyzer, KeywordIndex, detect_language
 from searchfit.records import StageResult, encoded_text
 from searchfit.stages import Progress, Tools
@@ -39,7 +38,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     np.save(folder / "offsets.npy", offsets)
     np.save(folder / "documents.npy", documents)
     encoder = load_encoder(settings.model)
-    encoded = _encode(encoder, file, folder, offsets, tools.progress)
+    _encode(encoder, file, folder, offsets, tools.progress)
     return StageResult(
         counts={
             "passages": len(documents),
@@ -47,7 +46,6 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
             "dimension": encoder.dimension,
             "keyword terms": len(keyword.vocabulary),
             "keyword language": keyword.analyzer.language,
-            "vectors computed in this run": encoded,
             "arithmetic": f"{'bf16' if encoder.bf16 else 'fp32'} on {encoder.model.device.type}",
         }
     )
@@ -80,26 +78,27 @@ def _texts(file: Path) -> Iterator[str]:
 
 def _encode(
     encoder: SentenceEncoder, file: Path, folder: Path, offsets: npt.NDArray[np.int64], progress: Progress
-) -> int:
+) -> None:
     count = len(offsets) - 1
     passages = _open(folder / "passages.npy", (count, encoder.dimension))
     sentences = _open(folder / "sentences.npy", (int(offsets[-1]), encoder.dimension))
     mark = folder / "progress.json"
-    done = begin = json.loads(mark.read_text())["passages"] if mark.exists() else 0
+    done = json.loads(mark.read_text())["passages"] if mark.exists() else 0
     for start, batch in _batches(file):
         if start < done:
             continue
-        texts = list(map(encoded_text, batch["title"].to_pylist(), batch["text"].to_pylist()))
+        texts, spans = _read(batch)
         end = start + len(texts)
-        passages[start:end] = encoder.encode_documents(texts)
-        sentences[offsets[start] : offsets[end]] = _encode_sentences(encoder, batch, passages[start:end])
+        vectors, units = encoder.encode_passages(texts, spans)
+        alone = np.flatnonzero(np.diff(offsets[start : end + 1]) == 1)
+        units[offsets[start + alone] - offsets[start]] = vectors[alone]  # the only sentence is the passage
+        passages[start:end] = vectors
+        sentences[offsets[start] : offsets[end]] = units
         passages.flush()
         sentences.flush()
         write_json(mark, {"passages": end})
-        done = end
         progress("encode", end, count)
     mark.unlink(missing_ok=True)
-    return int(done - begin + offsets[done] - offsets[begin])
 
 
 def _batches(file: Path) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -110,23 +109,17 @@ def _batches(file: Path) -> Iterator[tuple[int, pa.RecordBatch]]:
         start += batch.num_rows
 
 
-def _encode_sentences(encoder: SentenceEncoder, batch: pa.RecordBatch, passages: Vectors) -> Vectors:
-    """Vectors of a batch's sentences, in order. The only sentence of a passage is the passage."""
-    texts: list[str] = []
-    places: list[int] = []
-    vectors: list[npt.NDArray[np.float32]] = []
-    for row, (text, spans) in enumerate(
-        zip(batch["text"].to_pylist(), batch["sentences"].to_pylist(), strict=True)
+def _read(batch: pa.RecordBatch) -> tuple[list[str], list[list[tuple[int, int]]]]:
+    """What is encoded: texts with their titles, and where the sentences stand in them."""
+    texts, spans = [], []
+    for title, text, ends in zip(
+        *(batch[name].to_pylist() for name in ("title", "text", "sentences")), strict=True
     ):
-        alone = len(spans) == 2
-        for a, b in zip(spans[::2], spans[1::2], strict=True):
-            if not alone:
-                places.append(len(vectors))
-                texts.append(text[a:b])
-            vectors.append(passages[row])
-    result = np.array(vectors, np.float32).reshape(-1, passages.shape[1])
-    result[places] = encoder.encode_documents(texts)
-    return result
+        whole = encoded_text(title, text)
+        shift = len(whole) - len(text)
+        texts.append(whole)
+        spans.append([(a + shift, b + shift) for a, b in zip(ends[::2], ends[1::2], strict=True)])
+    return texts, spans
 
 
 def _open(path: Path, shape: tuple[int, int]) -> np.memmap[tuple[int, int], np.dtype[np.float32]]:

@@ -41,7 +41,7 @@ class Questions:
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
-    """Write evaluation/{systems.json,queries.parquet,top.parquet}; see the report stage for their use."""
+    """Write evaluation/{systems.json,queries.parquet,metrics.parquet,top.parquet}."""
     document_ids = pq.read_table(inputs["documents.parquet"], columns=["id"])["id"].to_pylist()
     questions = _questions(settings, inputs, document_ids)
     corpus = ArrayCorpus.load(inputs["encoded"], inputs["keyword"])
@@ -60,9 +60,12 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     folder.mkdir(parents=True, exist_ok=True)
     counts = {split: questions.splits.count(split) for split in ("dev", "test")}
     rows = [_system(engine, kind, scores[engine.name], questions.splits) for engine, kind in engines]
-    write_json(folder / "systems.json", {"questions": questions.kind, "counts": counts, "systems": rows,
-                                         "unjudged": questions.unjudged})  # fmt: skip
+    write_json(
+        folder / "systems.json",
+        {"questions": questions.kind, "counts": counts, "systems": rows, "unjudged": questions.unjudged},
+    )
     write_table(folder / "queries.parquet", _by_query(questions, scores))
+    write_table(folder / "metrics.parquet", _by_query_and_system(questions, scores))
     lists = {name: pa.array(list(rows), pa.list_(pa.int32())) for name, rows in top.items()}
     write_table(folder / "top.parquet", pa.table(lists))
     return StageResult(counts={"questions": questions.kind, **counts, "systems": len(engines)})
@@ -95,9 +98,13 @@ def systems(settings: Settings, trained: bool) -> list[tuple[Engine, str]]:
 
 
 def _rankings(
-    settings: Settings, inputs: Mapping[str, Path], engines: Sequence[tuple[Engine, str]], corpus: ArrayCorpus,
-    texts: list[str], tools: Tools,
-) -> Iterator[tuple[str, Rows]]:  # fmt: skip
+    settings: Settings,
+    inputs: Mapping[str, Path],
+    engines: Sequence[tuple[Engine, str]],
+    corpus: ArrayCorpus,
+    texts: list[str],
+    tools: Tools,
+) -> Iterator[tuple[str, Rows]]:
     """(system, (questions, DEPTH) documents, -1 where there are fewer), one query tower after another."""
     encoder = load_encoder(settings.model)
     towers = list(dict.fromkeys(engine.query_tower for engine, _ in engines))
@@ -126,26 +133,42 @@ def _questions(settings: Settings, inputs: Mapping[str, Path], document_ids: lis
     if settings.queries.file:
         own = read_queries(settings.queries)
         known = set(document_ids)
-        judged = [(id_, text) for id_, text in own.queries if any(
-            grade > 0 and document in known for document, grade in own.qrels.get(id_, {}).items())]  # fmt: skip
+        judged = [
+            (id_, text)
+            for id_, text in own.queries
+            if any(grade > 0 and document in known for document, grade in own.qrels.get(id_, {}).items())
+        ]
         if judged:
             ids, texts = [id_ for id_, _ in judged], [text for _, text in judged]
             splits = ["dev" if hashlib.blake2b(id_.encode()).digest()[0] % 2 else "test" for id_ in ids]
             relevant = [own.qrels[id_] for id_ in ids]
-            return Questions("judged", ids, texts, ["yours"] * len(ids), splits, relevant, [])
+            judged_ids = set(ids)
+            others = [text for id_, text in own.queries if id_ not in judged_ids]
+            return Questions("judged", ids, texts, ["yours"] * len(ids), splits, relevant, others)
         unjudged = [text for _, text in own.queries]
     pairs = pq.read_table(inputs["pairs.parquet"], columns=["id", "text", "style", "document"])
     split = pq.read_table(inputs["holdout.parquet"], columns=["split"])["split"].to_numpy()
     of_pair = split[pairs["document"].to_numpy()]
     random = np.random.default_rng(settings.seed)
-    chosen = np.sort(np.concatenate([
-        random.permutation(np.flatnonzero(of_pair == name))[: settings.evaluate.max_queries]
-        for name in ("dev", "test")
-    ]))  # fmt: skip
+    chosen = np.sort(
+        np.concatenate(
+            [
+                random.permutation(np.flatnonzero(of_pair == name))[: settings.evaluate.max_queries]
+                for name in ("dev", "test")
+            ]
+        )
+    )
     held = pairs.take(chosen)
     relevant = [{document_ids[row]: 1} for row in held["document"].to_pylist()]
-    return Questions("generated", held["id"].to_pylist(), held["text"].to_pylist(), held["style"].to_pylist(),
-                     list(of_pair[chosen]), relevant, unjudged)  # fmt: skip
+    return Questions(
+        "generated",
+        held["id"].to_pylist(),
+        held["text"].to_pylist(),
+        held["style"].to_pylist(),
+        list(of_pair[chosen]),
+        relevant,
+        unjudged,
+    )
 
 
 def _system(
@@ -158,15 +181,27 @@ def _system(
     return row
 
 
+def _by_query_and_system(questions: Questions, scores: Mapping[str, list[dict[str, float]]]) -> pa.Table:
+    """Every metric of every system on every question, one row each."""
+    rows = [
+        {"query_id": id_, "split": split, "system": name, **metrics}
+        for name, each in scores.items()
+        for id_, split, metrics in zip(questions.ids, questions.splits, each, strict=True)
+    ]
+    fields = [("query_id", pa.string()), ("split", pa.string()), ("system", pa.string())]
+    return pa.Table.from_pylist(rows, schema=pa.schema([*fields, *((name, pa.float64()) for name in NAMES)]))
+
+
 def _by_query(questions: Questions, scores: Mapping[str, list[dict[str, float]]]) -> pa.Table:
     columns: dict[str, object] = {
         "query_id": pa.array(questions.ids, pa.string()),
         "split": pa.array(questions.splits, pa.string()),
         "text": pa.array(questions.texts, pa.string()),
         "style": pa.array(questions.styles, pa.string()),
-        "relevant": pa.array([[d for d, grade in r.items() if grade > 0] for r in questions.relevant],
-                             pa.list_(pa.string())),
-    }  # fmt: skip
+        "relevant": pa.array(
+            [[d for d, grade in r.items() if grade > 0] for r in questions.relevant], pa.list_(pa.string())
+        ),
+    }
     for name, rows in scores.items():
         columns[name] = pa.array([row["ndcg@10"] for row in rows], pa.float64())
     return pa.table(columns)

@@ -96,11 +96,15 @@ def _clusters(
 
 
 def _splits(clusters: npt.NDArray[np.int32], settings: HoldoutSettings, seed: int) -> npt.NDArray[np.str_]:
-    """A split for each document, whole clusters at a time, by a hash of the seed and the cluster."""
+    """A split for each document, whole clusters at a time, in an order drawn from the seed."""
     names, sizes = np.unique(clusters, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(names))
-    filled = np.cumsum(sizes[order]) / max(1, len(clusters))
+    room = {"test": settings.test * len(clusters), "dev": settings.dev * len(clusters)}
     split = np.full(len(names), "train", dtype="<U5")
-    split[order[filled <= settings.test]] = "test"
-    split[order[(filled > settings.test) & (filled <= settings.test + settings.dev)]] = "dev"
+    for place in order:
+        # A cluster too large for what is left goes to train, and the next ones still fill test and dev.
+        name = next((name for name in room if sizes[place] <= room[name] + 1e-9), "train")
+        if name in room:
+            room[name] -= sizes[place]
+            split[place] = name
     return split[np.searchsorted(names, clusters)]

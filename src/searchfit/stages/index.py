@@ -74,9 +74,12 @@ def _metadata(schema: pa.Schema) -> list[dict[str, str]]:
 def _type_name(kind: pa.DataType) -> str:
     """The name of a column's type in the filter language; other types are kept but not filtered on."""
     tests = {
-        "bool": pa.types.is_boolean, "int": pa.types.is_integer, "float": pa.types.is_floating,
-        "date": pa.types.is_date, "timestamp": pa.types.is_timestamp,
-    }  # fmt: skip
+        "bool": pa.types.is_boolean,
+        "int": pa.types.is_integer,
+        "float": pa.types.is_floating,
+        "date": pa.types.is_date,
+        "timestamp": pa.types.is_timestamp,
+    }
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return "string"
     return next((name for name, is_type in tests.items() if is_type(kind)), str(kind))

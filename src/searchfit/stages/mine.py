@@ -62,7 +62,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
             "candidates": width,
             "negatives": len(negatives),
             "held-out passages among them": held_out,
-        }  # fmt: skip
+        }
     )
 
 

@@ -6,10 +6,8 @@ escaped, cleaned of control characters and clipped, since it may be anybody's do
 
 from __future__ import annotations
 
-import html
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -24,6 +22,7 @@ import pyarrow.parquet as pq
 from searchfit import metrics, significance
 from searchfit.config import Settings
 from searchfit.errors import WorkspaceError
+from searchfit.markup import Markup, figure, number_or_nan, tag, text
 from searchfit.records import StageResult
 from searchfit.stages import Tools
 from searchfit.workspace import write_bytes
@@ -36,8 +35,6 @@ SETTINGS_CHARS = 60_000
 Json = Mapping[str, Any]
 Gain = tuple[float, float, float]  # the mean and the bounds of its interval; NaN where unknown
 
-# Control characters, surrogates, non-characters, and marks that reorder the text around them.
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
@@ -85,7 +82,12 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     damaged.
     """
     folder = inputs["evaluation/choice.json"].parent
-    files = (inputs["manifest.json"], folder / "systems.json", folder / "choice.json", folder / "queries.parquet")
+    files = (
+        inputs["manifest.json"],
+        folder / "systems.json",
+        folder / "choice.json",
+        folder / "queries.parquet",
+    )
     evidence = _Evidence(*(_read(file) for file in files))
     gains = _gains(evidence, settings.evaluate.bootstrap, settings.seed)
     page = _page(evidence, gains, settings.seed).encode()
@@ -120,44 +122,15 @@ def _gains(evidence: _Evidence, samples: int, seed: int) -> dict[str, Gain]:
     return gains
 
 
-class Markup(str):
-    """HTML that is already escaped."""
-
-
-def tag(element: str, *children: object, **attributes: str) -> Markup:
-    """An element, named as in `p` or `p.class`; children that are not Markup are escaped, as `text` does."""
-    name, _, kind = element.partition(".")
-    named = {"class": kind, **attributes} if kind else attributes
-    marks = "".join(f' {key}="{html.escape(value)}"' for key, value in named.items())
-    inside = "".join(child if isinstance(child, Markup) else text(child) for child in children)
-    return Markup(f"<{name}{marks}>{inside}</{name}>")
-
-
-def text(value: object, limit: int = 300) -> Markup:
-    """Any value as one line of escaped text; what is beyond `limit` characters is shown as an ellipsis."""
-    raw = str(value)
-    clean = _UNSAFE.sub("\ufffd", re.sub(r"\s+", " ", raw[:limit]))
-    return Markup(html.escape(clean) + ("…" if len(raw) > limit else ""))
-
-
-def figure(value: object, form: str = ".3f") -> str:
-    """A number for people; "-" when there is none."""
-    number = _number(value)
-    return format(number, form) if math.isfinite(number) else "-"
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
-
-
 def _count(value: object) -> str:
-    if not math.isfinite(_number(value)):
+    if not math.isfinite(number_or_nan(value)):
         return "-" if value is None or isinstance(value, float) else str(value)
     return format(value, ",.6g" if isinstance(value, float) else ",")
 
 
 def _gain(comparison: Json) -> Gain:
-    return _number(comparison.get("gain")), _number(comparison.get("low")), _number(comparison.get("high"))
+    gain, low, high = (number_or_nan(comparison.get(name)) for name in ("gain", "low", "high"))
+    return gain, low, high
 
 
 def _interval(gain: Gain) -> str:
@@ -165,7 +138,7 @@ def _interval(gain: Gain) -> str:
 
 
 def _measure(comparison: Json) -> str:
-    gain, p = _gain(comparison), _number(comparison.get("p"))
+    gain, p = _gain(comparison), number_or_nan(comparison.get("p"))
     chance = "p < 0.001" if p < 0.001 else f"p = {figure(p)}"
     return f"{figure(gain[0], '+.3f')} nDCG@10 (95% interval {_interval(gain)}, {chance})"
 
@@ -218,7 +191,8 @@ def _verdict(evidence: _Evidence) -> Markup:
         return text(f"{lead}. No test questions measure its gain.")
     _, low, high = _gain(evidence.comparison)
     doubt = " It is worse on these questions." if high < 0 else " The gain is not certain."
-    said = f"{lead}: {_measure(evidence.comparison)} over the untuned model on test."
+    origin = evidence.systems.get("questions", "")
+    said = f"{lead}: {_measure(evidence.comparison)} over the untuned model on {origin} test questions."
     return text(said + ("" if low > 0 else doubt), 600)
 
 
@@ -240,18 +214,30 @@ def _grid(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
     return tag("div.scroll", tag("table", tag("thead", head), tag("tbody", *body)), tabindex="0")
 
 
+def _comparisons(choice: Json) -> list[Markup]:
+    on_test = [*(choice.get("test") or {}).values(), choice.get("dense_leg")]
+    found = [("dev", choice.get("dev")), *(("test", each) for each in on_test)]
+    said = "{} against {} on {}: {}."
+    return [
+        tag(
+            "p.soft",
+            said.format(*(str(each.get(x, "-"))[:120] for x in ("after", "before")), split, _measure(each)),
+        )
+        for split, each in found
+        if each
+    ]
+
+
 def _table(evidence: _Evidence, gains: Mapping[str, Gain]) -> list[Markup]:
     systems = evidence.systems.get("systems", [])
     gain = f"Gain over {evidence.untuned}"
     heads = ("System", "nDCG@10", gain, "MRR@10", "MAP", "Recall@10", "Recall@100", "nDCG@10 on dev")
-    against = {f"{name} on test": found for name, found in (evidence.choice.get("test") or {}).items()}
-    against["the untuned model on dev"] = evidence.choice.get("dev")
     said = "All systems on the test questions, with 95% intervals. The choice was made on dev alone."
     return [
         tag("p.soft", said),
         _grid(heads, (_system(evidence, system, gains) for system in systems[:SYSTEMS])),
         _more(SYSTEMS, len(systems), "systems"),
-        *(tag("p.soft", f"Chosen against {name[:120]}: {_measure(x)}.") for name, x in against.items() if x),
+        *_comparisons(evidence.choice),
     ]
 
 
@@ -319,7 +305,7 @@ def _cards(title: str, examples: Sequence[Json]) -> list[Markup]:
 
 
 def _card(example: Json) -> Markup:
-    before, after = _number(example.get("before")), _number(example.get("after"))
+    before, after = number_or_nan(example.get("before")), number_or_nan(example.get("after"))
     scores = f"nDCG@10 {figure(before, '.2f')} → {figure(after, '.2f')}"
     way = "span.up" if after > before else "span.down"
     wanted = [_name(document) for document in (example.get("relevant") or [])[:SAMPLES]]
@@ -387,7 +373,7 @@ def _costs(evidence: _Evidence, seed: int) -> list[Markup]:
     lines = [text(line, 2000) for line in toml[:SETTINGS_CHARS].splitlines()]
     figures = {name: (stage.get("seconds"), stage.get("peak_memory_mb")) for name, stage in stages.items()}
     rows = [(name, figure(time, ",.1f"), figure(peak, ",.0f")) for name, (time, peak) in figures.items()]
-    seconds = filter(math.isfinite, (_number(time) for time, _ in figures.values()))
+    seconds = filter(math.isfinite, (number_or_nan(time) for time, _ in figures.values()))
     return [
         _grid(("Stage", "Seconds", "Peak memory, MB"), rows),
         _facts({"seconds in all": figure(math.fsum(seconds), ",.1f")}),

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 
 from searchfit.config import Settings, TrainSettings
 from searchfit.encoders import load_encoder
+from searchfit.encoders.sentence import on_device
 from searchfit.fusion import Rows
 from searchfit.objectives.distill import listwise_kl
 from searchfit.records import StageResult
@@ -60,7 +62,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
             "steps": len(losses),
             "first loss": round(losses[0], 4),
             "last losses, mean": round(sum(tail) / len(tail), 4),
-        }  # fmt: skip
+        }
     )
 
 
@@ -68,7 +70,8 @@ def _why_not(count: int, settings: TrainSettings) -> str:
     if not settings.enabled:
         return "Training is switched off (train.enabled = false)."
     if count < settings.min_queries:
-        return f"Too few training queries: {count}, at least {settings.min_queries} are needed (train.min_queries)."
+        least = settings.min_queries
+        return f"Too few training queries: {count}, train.min_queries is {least}. Nothing was tuned."
     return ""
 
 
@@ -86,8 +89,11 @@ class _Lists:
     @classmethod
     def load(cls, inputs: Mapping[str, Path], settings: Settings) -> _Lists:
         names = ("passages", "scores", "negatives", "negative_scores")
-        return cls(ArrayCorpus.load(inputs["encoded"], inputs["keyword"]), settings.engine.units,
-                   *(np.load(inputs["mined"] / f"{name}.npy") for name in names))  # fmt: skip
+        return cls(
+            ArrayCorpus.load(inputs["encoded"], inputs["keyword"]),
+            settings.engine.units,
+            *(np.load(inputs["mined"] / f"{name}.npy") for name in names),
+        )
 
     def teacher(self, batch: Rows) -> torch.Tensor:
         """(batch, candidates + negatives) teacher scores."""
@@ -128,13 +134,16 @@ class _Trainer:
         import torch
 
         self.settings, self.seed = settings.train, settings.seed
-        self.prompt = settings.model.query_prompt
+        self.prompt = model.prompts.get("query") or None
         self.model, self.autocast, self.lists, self.texts = model, autocast, lists, texts
         self.model.train()
         self.per_epoch = math.ceil(len(texts) / self.settings.batch_size)
         self.steps = self.per_epoch * self.settings.epochs
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
+            self.model.parameters(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=True,
         )
         warm = max(1, round(self.steps * self.settings.warmup))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -154,16 +163,29 @@ class _Trainer:
         self.model.eval()
         return losses
 
+    @cached_property
+    def _lengths(self) -> Rows:
+        return np.array([len(text) for text in self.texts])
+
+    def _batches(self, epoch: int) -> list[Rows]:
+        """The epoch's batches: shuffled, but of texts of like length, so that little is padding."""
+        random = np.random.default_rng((self.seed, epoch))
+        order = random.permutation(len(self.texts))
+        window = 16 * self.settings.batch_size
+        parts = [order[begin : begin + window] for begin in range(0, len(order), window)]
+        near = np.concatenate([part[np.argsort(self._lengths[part], kind="stable")] for part in parts])
+        batches = np.split(near, range(self.settings.batch_size, len(near), self.settings.batch_size))
+        return [batches[i] for i in random.permutation(len(batches))]
+
     def _step(self, step: int) -> float:
         import torch
 
         # The seed and the step decide the order and the dropout, so a resumed run takes the same steps.
         torch.manual_seed(self.seed * 1_000_003 + step)
         epoch, place = divmod(step, self.per_epoch)
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.texts))
-        batch = order[place * self.settings.batch_size : (place + 1) * self.settings.batch_size]
-        features = self.model.preprocess([self.texts[i] for i in batch], prompt=self.prompt or None)
-        features = {key: _to(value, self.model.device) for key, value in features.items()}
+        batch = self._batches(epoch)[place]
+        features = self.model.preprocess([self.texts[i] for i in batch], prompt=self.prompt)
+        features = {key: on_device(value, self.model.device) for key, value in features.items()}
         with self.autocast():
             vectors = self.model(features)["sentence_embedding"]
         queries = torch.nn.functional.normalize(vectors.float(), dim=-1).cpu()
@@ -216,10 +238,6 @@ class _Trainer:
         for group, rate in zip(self.optimizer.param_groups, self.schedule.get_lr(), strict=True):
             group["lr"] = rate
         return losses
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    return value.to(device) if hasattr(value, "to") else value
 
 
 def _save_weights(model: SentenceTransformer, path: Path) -> None:

@@ -1,0 +1,179 @@
+"""What the tests of whole fits share: small corpora, small settings, a tiny model, and the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from searchfit.cli import main
+from searchfit.config import Settings, load_settings
+from searchfit.pipeline import Fit, Step
+from searchfit.workspace import Workspace
+
+SMALL = {
+    "generate.max_queries": 150,
+    "train.min_queries": 20,
+    "train.epochs": 1,
+    "evaluate.permutations": 200,
+    "evaluate.bootstrap": 200,
+}
+"""Settings of a fit that takes seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """A source and the model to fit to it."""
+
+    source: Path
+    model: str = "minilm"
+
+
+_PLACES = ("lighthouse", "bakery", "quarry", "orchard", "harbour", "library", "observatory", "tannery")
+_TRAITS = {
+    "granite": "Its walls are of grey granite that masons cut by hand two centuries ago.",
+    "flooded": "Every spring the river rises and the ground floor is flooded for a week.",
+    "haunted": "People of the village say that a captain without a head walks there at night.",
+    "painted": "A painter from the capital covered the ceiling with birds and comets.",
+    "abandoned": "Nobody has lived or worked in it since the railway was closed.",
+    "windy": "The wind from the north blows so hard that the doors open to the south only.",
+    "famous": "Visitors come from far away to take photographs and buy postcards.",
+}
+
+
+def write_corpus(path: Path) -> Path:
+    """56 documents of two or three sentences, as CSV with a price, a number of rooms and a town."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["id", "name", "body", "price", "rooms", "town"])
+        for i, (trait, place) in enumerate((t, p) for t in _TRAITS for p in _PLACES):
+            text = f"The {trait} {place} stands above the bay of {place[:4]}{trait[:3]}. {_TRAITS[trait]}"
+            if i % 3 == 0:
+                text += f" The owner of the {place} asks {1000 + 13 * i} coins for it, boats not included."
+            town = ("Ciutadella", "Es Castell")[i % 2]
+            rows.writerow([f"doc-{i}", f"{trait} {place}", text, 1000 + 13 * i, i % 7, town])
+    return path
+
+
+def settings(corpus: Corpus, **changes: Any) -> Settings:
+    """SMALL settings for a corpus; in the names of changes, two underscores stand for the dot."""
+    dotted = {name.replace("__", "."): value for name, value in changes.items()}
+    named = {"source.source": str(corpus.source), "model.name": corpus.model}
+    return load_settings(values={**named, **SMALL, **dotted})
+
+
+def fit(
+    path: Path, corpus: Corpus, *, force: Iterable[str] = (), until: str = "report", **changes: Any
+) -> list[Step]:
+    """Fit in this process; what was done, stage by stage."""
+    return list(Fit(Workspace(path), settings(corpus, **changes), frozenset(force), until).run())
+
+
+def ran(steps: Iterable[Step]) -> list[str]:
+    """The stages that ran."""
+    return [step.stage for step in steps if step.why]
+
+
+def options(corpus: Corpus, **changes: Any) -> list[str]:
+    """The source, SMALL settings and changes, as arguments of the command line."""
+    changed = {name.replace("__", "."): value for name, value in changes.items()}
+    dotted = {"model.name": corpus.model, **SMALL, **changed}
+    sets = [part for key, value in dotted.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    return [str(corpus.source), *sets]
+
+
+def environment() -> dict[str, str]:
+    """The environment of child processes: one thread, so that tests do not fight over the cores."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", "COLUMNS": "200"}
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def cli(*arguments: object) -> Done:
+    """Run the command line in this process, where the heavy libraries are loaded but once. An error that it
+    does not turn into a message is raised."""
+    out, errors = io.StringIO(), io.StringIO()
+    status: object = 0
+    argv = ["searchfit", *map(str, arguments)]
+    with (
+        mock.patch.object(sys, "argv", argv),
+        mock.patch.dict(os.environ, {"COLUMNS": "200"}),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code or 0
+    assert isinstance(status, int)
+    return Done(status, out.getvalue(), errors.getvalue())
+
+
+def command(*arguments: object) -> Done:
+    """Run `python -m searchfit` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "searchfit", *map(str, arguments)],
+        capture_output=True,
+        encoding="utf-8",
+        env=environment(),
+        timeout=120,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def tiny_model(folder: Path) -> Path:
+    """An embedding model with the built-in one's tokenizer and random weights: fast, and as good as any where
+    the quality of vectors does not matter."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertConfig, BertModel
+
+    from searchfit.encoders import locate
+
+    torch.manual_seed(0)
+    plain = folder / "plain"
+    shape = BertConfig(
+        vocab_size=30522,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=512,
+    )
+    BertModel(shape).save_pretrained(plain)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        if (locate("minilm") / name).exists():
+            shutil.copy(locate("minilm") / name, plain / name)
+    transformer = Transformer(str(plain), max_seq_length=256)
+    SentenceTransformer(modules=[transformer, Pooling(16)], device="cpu").save(str(folder / "model"))
+    return folder / "model"
+
+
+def random_sentences(seed: int) -> Iterator[str]:
+    """Endless sentences of 8 to 15 made-up words, most words rare."""
+    random = np.random.default_rng(seed)
+    syllables = [f"{a}{b}" for a in "bdfgklmnprst" for b in "aeiou"]
+    while True:
+        words = random.integers(0, len(syllables), (int(random.integers(8, 16)), 3))
+        yield " ".join("".join(syllables[i] for i in word) for word in words).capitalize() + "."
