@@ -1,7 +1,7 @@
 """Kill a fit with SIGKILL at random moments, resume it each time with the same command, and compare what it
 made with an undisturbed fit.
 
-    python benchmarks/kill.py [--kills 20] [--seed 1] [--source pydoc:json,email,argparse] [--set KEY=VALUE ...]
+    python benchmarks/kill.py [--kills 20] [--seed 1] [--source SOURCE] [--set KEY=VALUE ...]
 
 The moments are spread evenly by chance over the work of the undisturbed fit, stage by stage. Prints one row:
 kills, where they struck, seconds undisturbed and in all, differences. Exit status 1 when there is a

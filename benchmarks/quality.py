@@ -36,7 +36,7 @@ def main() -> None:
     """Fit, score and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--keep", type=Path, help="keep the workspaces here (an existing fit is not repeated)")
+    parser.add_argument("--keep", type=Path, help="keep the workspaces here; a finished fit is not repeated")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="settings of the fit")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
@@ -72,7 +72,7 @@ def plain(folder: Path) -> dict[str, float]:
         documents = [json.loads(line) for line in lines]
     ids = [document["_id"] for document in documents]
     asked = read_queries(QueriesSettings(file=str(folder)))
-    queries = [(id_, text) for id_, text in asked.queries if any(g > 0 for g in asked.qrels.get(id_, {}).values())]
+    queries = [(id_, text) for id_, text in asked.queries if max(asked.qrels.get(id_, {"": 0}).values()) > 0]
     encoder = load_encoder(ModelSettings())
     corpus = encoder.encode_documents([encoded_text(d.get("title") or "", d["text"]) for d in documents])
     vectors = encoder.encode_queries([text for _, text in queries])

@@ -32,6 +32,9 @@ SMALL = {
 }
 """Settings of a fit that takes seconds."""
 
+CUT = {"split__max_chars": 80, "split__overlap_chars": 0}
+"""Settings that cut the documents of `write_corpus` into several passages."""
+
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
@@ -135,7 +138,7 @@ def command(*arguments: object) -> Done:
         capture_output=True,
         encoding="utf-8",
         env=environment(),
-        timeout=120,
+        timeout=3000,
         check=False,
     )
     return Done(done.returncode, done.stdout, done.stderr)

@@ -12,7 +12,18 @@ import time
 from pathlib import Path
 
 import pytest
-from pipeline_tools import Corpus, Done, cli, command, environment, fit, options, tiny_model, write_corpus
+from pipeline_tools import (
+    CUT,
+    Corpus,
+    Done,
+    cli,
+    command,
+    environment,
+    fit,
+    options,
+    tiny_model,
+    write_corpus,
+)
 
 from searchfit.pipeline import STAGES
 from searchfit.search import open_searcher
@@ -133,7 +144,7 @@ def test_a_filter_that_nothing_passes(workspace: Path) -> None:
 
 def test_passages_gives_every_passage(tmp_path: Path, corpus: Corpus) -> None:
     path = tmp_path / "ws"
-    fit(path, corpus, split__max_chars=80, train__enabled=False)
+    fit(path, corpus, train__enabled=False, **CUT)
     documents = json.loads(cli("search", path, "painted bakery", "-k", 30, "--json").stdout)
     passages = json.loads(cli("search", path, "painted bakery", "-k", 30, "--passages", "--json").stdout)
     assert len({hit["document_id"] for hit in documents}) == 30

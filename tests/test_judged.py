@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import pytrec_eval
-from pipeline_tools import Corpus, cli, fit, tiny_model, write_corpus
+from pipeline_tools import CUT, Corpus, cli, fit, tiny_model, write_corpus
 
 from searchfit.errors import SourceError, WorkspaceError
 from searchfit.judged import evaluate_judged
@@ -21,7 +21,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("judged")
     corpus = Corpus(write_corpus(folder / "places.csv"), str(tiny_model(folder)))
     # Cut into several passages a document: a run must name each document once.
-    fit(folder / "ws", corpus, split__max_chars=80)
+    fit(folder / "ws", corpus, **CUT)
     return folder / "ws"
 
 

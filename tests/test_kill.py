@@ -1,4 +1,4 @@
-"""Kill a fit at any moment: the same command carries on, and what it makes is what an undisturbed one makes."""
+"""Kill a fit at any moment: the same command carries on, and makes what an undisturbed fit makes."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def bench() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """1,300 documents of two sentences: several chunks to encode."""
+    """700 documents of two sentences: several chunks to encode."""
     folder = tmp_path_factory.mktemp("source")
     sentences = random_sentences(5)
     with (folder / "made-up.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["id", "text"])
-        rows.writerows([i, f"{next(sentences)} {next(sentences)}"] for i in range(1300))
+        rows.writerows([i, f"{next(sentences)} {next(sentences)}"] for i in range(700))
     return Corpus(folder / "made-up.csv", str(tiny_model(folder)))
 
 
@@ -92,8 +92,8 @@ class Killed(BaseException):
 def test_stopped_before_every_file_that_gets_its_name(
     tmp_path: Path, bench: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is written takes its place by a rename. One fit, stopped at the first rename, then, carried on,
-    at the second, and so on until it ends: each place between two writes is struck."""
+    """Whatever is written takes its place by a rename. One fit, stopped at the first rename, then, carried
+    on, at the second, and so on until it ends: each place between two writes is struck."""
     corpus = Corpus(write_corpus(tmp_path / "places.csv"), str(tiny_model(tmp_path)))
     settings: dict[str, Any] = {"train__checkpoint_steps": 1, "train__batch_size": 32}
     fit(tmp_path / "calm", corpus, **settings)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 from pipeline_tools import (
+    CUT,
     SMALL,
     Corpus,
     cli,
@@ -76,7 +77,9 @@ def tree(path: Path) -> dict[str, tuple[int, int]]:
 
 def test_a_second_fit_does_nothing_quickly(tmp_path: Path, corpus: Corpus) -> None:
     """With the built-in model, whose 90 MB are hashed each time."""
-    real, path = Corpus(corpus.source), tmp_path / "ws"
+    few = tmp_path / "few.csv"
+    few.write_text("".join(corpus.source.read_text(encoding="utf-8").splitlines(True)[:6]), encoding="utf-8")
+    real, path = Corpus(few), tmp_path / "ws"
     assert ran(fit(path, real)) == ALL
     code = (
         "import sys\nfrom searchfit.cli import main\n"
@@ -130,7 +133,7 @@ def test_a_changed_setting_runs_what_depends_on_it(
 
 def test_long_passages_are_cut_and_everything_after_is_made_anew(workspace: Path, corpus: Corpus) -> None:
     expected = [stage for stage in ALL if stage != "ingest"]
-    assert ran(fit(workspace, corpus, split__max_chars=80)) == expected
+    assert ran(fit(workspace, corpus, **CUT)) == expected
 
 
 def test_keyword_settings_leave_the_passages_and_the_holdout(workspace: Path, corpus: Corpus) -> None:
@@ -347,7 +350,7 @@ def test_old_index_versions_are_tidied(workspace: Path, corpus: Corpus) -> None:
     for _ in range(3):
         fit(workspace, corpus, force=["index"])
         served.append(open_searcher(workspace).folder)
-    assert len(set(served)) == 4
+        assert served[-1] != served[-2]
     assert set((workspace / "index").iterdir()) == set(served[-2:])
 
 

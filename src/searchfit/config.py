@@ -60,7 +60,7 @@ class SplitSettings(Section):
     """How documents become passages."""
 
     max_chars: int = Field(1024, ge=64, description="longer texts are cut at sentence borders")
-    overlap_chars: int = Field(0, ge=0, description="characters of the last sentences repeated in the next")
+    overlap_chars: int = Field(160, ge=0, description="characters of the last sentences repeated in the next")
     min_sentence_words: int = Field(8, ge=1, description="shorter sentences are joined with a neighbour")
 
 

@@ -213,6 +213,9 @@ class Fit:
         if entry["key"] != key:
             changed = [name for name, part in parts.items() if entry["parts"].get(name) != part]
             return key, "changed: " + ", ".join(changed)
+        unmade = [name for name in stage.writes if "{key}" not in name and name not in entry["artefacts"]]
+        if unmade:
+            return key, f"makes {unmade[0]} too"
         for name, made in entry["artefacts"].items():
             if size(self.workspace.artefact(name)) != made["bytes"]:
                 return key, f"{name} is missing or damaged"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -47,6 +48,9 @@ class Tokenizer(Protocol):
 
 def load_encoder(settings: ModelSettings) -> SentenceEncoder:
     """Load the model. Raises ModelError when it is absent, damaged, pickled or needs code of its own."""
+    # Read when torch's thread pool starts: threads that wait asleep are as fast on an idle machine, and twice
+    # as fast on a busy one (docs/lab.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from searchfit.encoders.sentence import SentenceEncoder
 
     return SentenceEncoder.load(locate(settings.name), settings)
