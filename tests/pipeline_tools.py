@@ -20,6 +20,7 @@ import numpy as np
 
 from searchfit.cli import main
 from searchfit.config import Settings, load_settings
+from searchfit.encoders.sentence import tune_process
 from searchfit.pipeline import Fit, Step
 from searchfit.workspace import Workspace
 
@@ -77,11 +78,26 @@ def settings(corpus: Corpus, **changes: Any) -> Settings:
     return load_settings(values={**named, **SMALL, **dotted})
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """For tiny models: several threads would only wait for one another, on a busy machine for long."""
+    import torch
+
+    tune_process()  # once, before; it sets the number of threads itself
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def fit(
     path: Path, corpus: Corpus, *, force: Iterable[str] = (), until: str = "report", **changes: Any
 ) -> list[Step]:
     """Fit in this process; what was done, stage by stage."""
-    return list(Fit(Workspace(path), settings(corpus, **changes), frozenset(force), until).run())
+    with one_thread():
+        return list(Fit(Workspace(path), settings(corpus, **changes), frozenset(force), until).run())
 
 
 def ran(steps: Iterable[Step]) -> list[str]:
@@ -118,6 +134,7 @@ def cli(*arguments: object) -> Done:
     status: object = 0
     argv = ["searchfit", *map(str, arguments)]
     with (
+        one_thread(),
         mock.patch.object(sys, "argv", argv),
         mock.patch.dict(os.environ, {"COLUMNS": "200"}),
         contextlib.redirect_stdout(out),
@@ -138,7 +155,7 @@ def command(*arguments: object) -> Done:
         capture_output=True,
         encoding="utf-8",
         env=environment(),
-        timeout=3000,
+        timeout=3600,
         check=False,
     )
     return Done(done.returncode, done.stdout, done.stderr)

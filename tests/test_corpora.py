@@ -176,7 +176,7 @@ def test_chinese(tmp_path: Path) -> None:
 def test_a_text_of_a_megabyte(tmp_path: Path, tiny: str) -> None:
     """Cut into passages that cover all of it; what stands at its very end is found."""
     chance = random.Random(2)
-    words = "the harbour has a lamp and seven old boats with sails of white linen for every wind".split(" ")
+    words = ["the", "harbour", "has", "seven", "old", "boats", "with", "sails", "of", "white", "linen"]
     sentences = (" ".join(chance.choices(words, k=30)).capitalize() + "." for _ in range(7000))
     long = " ".join(sentences)
     assert len(long) > 1_000_000

@@ -52,7 +52,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return Corpus(folder / "made-up.csv", str(tiny_model(folder)))
 
 
-@pytest.mark.parametrize("seed", [3])
+@pytest.mark.parametrize("seed", [42])
 def test_kill_9_at_three_moments(tmp_path: Path, corpus: Corpus, bench: ModuleType, seed: int) -> None:
     settings = {"generate__part_passages": 10, "train__checkpoint_steps": 1, "train__batch_size": 16}
     arguments = ["fit", *options(corpus, **settings), "-o"]

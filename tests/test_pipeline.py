@@ -32,7 +32,7 @@ from pipeline_tools import (
 
 import searchfit
 from searchfit.config import Settings, load_settings, to_toml
-from searchfit.errors import SettingsError, SourceError, WorkspaceError
+from searchfit.errors import SearchfitError, SettingsError, SourceError, WorkspaceError
 from searchfit.pipeline import STAGES, Fit, Step
 from searchfit.search import open_searcher
 from searchfit.workspace import Workspace
@@ -284,16 +284,30 @@ def test_two_fits_at_once(workspace: Path, corpus: Corpus) -> None:
     assert ran(fit(workspace, corpus)) == []
 
 
+@pytest.mark.parametrize("missing", ["source", "model", "queries"])
+def test_what_is_missing_is_said_before_anything_is_done(
+    tmp_path: Path, corpus: Corpus, missing: str
+) -> None:
+    absent = str(tmp_path / "absent.csv")
+    changes = {"source": "source__source", "model": "model__name", "queries": "queries__file"}
+    with pytest.raises(SearchfitError, match=r"absent\.csv"):
+        fit(tmp_path / "ws", corpus, **{changes[missing]: absent})
+    assert not (tmp_path / "ws").exists()
+
+
 def test_the_lock_is_free_after_a_failed_fit(tmp_path: Path, corpus: Corpus) -> None:
+    (tmp_path / "empty.csv").write_text("id,text\na,\n", encoding="utf-8")
     with pytest.raises(SourceError):
-        fit(tmp_path / "ws", Corpus(tmp_path / "absent.csv"))
+        fit(tmp_path / "ws", Corpus(tmp_path / "empty.csv"))
+    assert (tmp_path / "ws" / ".lock").exists()
     assert ran(fit(tmp_path / "ws", corpus, until="ingest")) == ["ingest"]
 
 
 def test_a_failed_stage_leaves_the_served_index(workspace: Path, corpus: Corpus, tmp_path: Path) -> None:
     before = open_searcher(workspace).folder
+    (tmp_path / "empty.csv").write_text("id,text\na,\n", encoding="utf-8")
     with pytest.raises(SourceError):
-        fit(workspace, replace(corpus, source=tmp_path / "absent.csv"))
+        fit(workspace, replace(corpus, source=tmp_path / "empty.csv"))
     assert open_searcher(workspace).folder == before
     assert open_searcher(workspace).search(QUESTION, k=1)
 

@@ -80,7 +80,8 @@ _EVALUATION = (
 STAGES = (
     Stage("ingest", ("source",), (), ("documents.parquet",), _source),
     Stage("split", ("split", "model"), ("documents.parquet",), ("passages.parquet",), _model),
-    Stage("encode", ("model", "keyword"), ("passages.parquet",), ("encoded", "keyword"), _model),
+    Stage("keyword", ("keyword",), ("passages.parquet",), ("keyword",)),
+    Stage("encode", ("model",), ("passages.parquet",), ("encoded",), _model),
     Stage("generate", ("generate", "seed"), ("passages.parquet", "keyword"), ("queries",)),
     Stage(
         "screen",
@@ -190,10 +191,14 @@ class Fit:
             yield Step(stage.name, why)
 
     def _check(self) -> None:
+        """Raise for what would stop the fit later: a wrong name, or a source, a model or questions that are
+        not there."""
         names = [stage.name for stage in STAGES]
         for name in (*self.force, self.until):
             if name not in names:
                 raise SettingsError(f"there is no stage {name!r}.", f"The stages are: {', '.join(names)}.")
+        for outside in {stage.outside for stage in self._stages() if stage.outside}:
+            outside(self.settings)
 
     def _stages(self) -> Iterator[Stage]:
         for stage in STAGES:

@@ -1,6 +1,6 @@
-"""Encode: the vector of every passage and sentence, and the keyword index over the same rows.
+"""Encode: the vector of every passage and sentence.
 
-Writes encoded/{passages,sentences,offsets,documents}.npy and keyword/. Vectors are written into
+Writes encoded/{passages,sentences,offsets,documents}.npy. Vectors are written into
 their places as they come; a killed run goes on after the last chunk that reached the disk.
 """
 
@@ -15,10 +15,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from searchfit.config import KeywordSettings, Settings
+from searchfit.config import Settings
 from searchfit.encoders import load_encoder
 from searchfit.encoders.sentence import SentenceEncoder
-from searchfit.keyword import Analyzer, KeywordIndex, detect_language
 from searchfit.records import StageResult, encoded_text
 from searchfit.stages import Progress, Tools
 from searchfit.workspace import write_json
@@ -34,7 +33,6 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     folder = tools.output / "encoded"
     folder.mkdir(parents=True, exist_ok=True)
     offsets, documents = _layout(file)
-    keyword = _keyword_index(file, tools.output / "keyword", settings.keyword)
     np.save(folder / "offsets.npy", offsets)
     np.save(folder / "documents.npy", documents)
     encoder = load_encoder(settings.model)
@@ -44,8 +42,6 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
             "passages": len(documents),
             "sentences": int(offsets[-1]),
             "dimension": encoder.dimension,
-            "keyword terms": len(keyword.vocabulary),
-            "keyword language": keyword.analyzer.language,
             "arithmetic": f"{'bf16' if encoder.bf16 else 'fp32'} on {encoder.model.device.type}",
         }
     )
@@ -57,23 +53,6 @@ def _layout(file: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     lengths = np.diff(table["sentences"].combine_chunks().offsets.to_numpy()) // 2
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return offsets, table["document"].to_numpy().astype(np.int32)
-
-
-def _keyword_index(file: Path, folder: Path, settings: KeywordSettings) -> KeywordIndex:
-    if (folder / "keyword.json").exists():  # written last: the index is whole
-        return KeywordIndex.load(folder)
-    language = settings.language
-    if language == "auto":
-        step = max(1, pq.ParquetFile(file).metadata.num_rows // 2000)
-        language = detect_language(text for i, text in enumerate(_texts(file)) if i % step == 0)
-    index = KeywordIndex.build(_texts(file), Analyzer(language), settings.k1, settings.b)
-    index.save(folder)
-    return index
-
-
-def _texts(file: Path) -> Iterator[str]:
-    for batch in pq.ParquetFile(file).iter_batches(4096, columns=["title", "text"]):
-        yield from map(encoded_text, batch["title"].to_pylist(), batch["text"].to_pylist())
 
 
 def _encode(

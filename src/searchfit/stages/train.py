@@ -54,7 +54,6 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     losses = trainer.fit(tools)
     _save_weights(trainer.model, folder / "query_tower.safetensors")
     write_json(folder / "losses.json", losses)
-    shutil.rmtree(tools.output / "checkpoints", ignore_errors=True)
     tail = losses[-max(1, len(losses) // 10) :]
     return StageResult(
         counts={
