@@ -169,11 +169,11 @@ def small_settings(tmp_path_factory: pytest.TempPathFactory, corpus: list[Doc], 
         "split.max_chars": 300,
         "train.min_queries": 8,
         "train.batch_size": 16,
-        "train.candidates": 12,
-        "train.negatives": 20,
+        "mine.candidates": 12,
+        "mine.negatives": 20,
         "train.learning_rate": 1e-3,
-        "evaluate.permutations": 200,
-        "evaluate.bootstrap": 100,
+        "choose.permutations": 200,
+        "choose.bootstrap": 100,
     }
     return load_settings(values=values)
 

@@ -28,8 +28,8 @@ SMALL = {
     "generate.max_queries": 150,
     "train.min_queries": 20,
     "train.epochs": 1,
-    "evaluate.permutations": 200,
-    "evaluate.bootstrap": 200,
+    "choose.permutations": 200,
+    "choose.bootstrap": 200,
 }
 """Settings of a fit that takes seconds."""
 

@@ -138,9 +138,9 @@ def test_an_unknown_key_names_its_neighbours(key: str, neighbour: str) -> None:
 def test_later_origins_win(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text("seed = 2\n[train]\nepochs = 5\nbatch_size = 8\nwarmup = 0.5\n", encoding="utf-8")
-    base = load_settings(values={"train.candidates": 7, "train.epochs": 1})
+    base = load_settings(values={"mine.candidates": 7, "train.epochs": 1})
     made = load_settings(file, ["train.batch_size=9", "train.warmup=0.4"], {"train.warmup": 0.3}, base)
-    assert (made.seed, made.train.candidates, made.train.epochs) == (2, 7, 5)
+    assert (made.seed, made.mine.candidates, made.train.epochs) == (2, 7, 5)
     assert (made.train.batch_size, made.train.warmup) == (9, 0.3)
     assert base.train.epochs == 1  # and nothing was changed in place
 

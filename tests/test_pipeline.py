@@ -109,9 +109,11 @@ CHANGES: list[tuple[dict[str, Any], list[str]]] = [
     ({"generate__part_passages": 7}, ["generate", "screen", "report"]),
     ({"screen__min_chars": 5}, ["screen", "report"]),
     ({"screen__top_k": 1}, ["screen", "mine", "train", "evaluate", "choose", "report"]),
-    ({"train__enabled": False}, ["mine", "train", "evaluate", "choose", "report"]),
-    ({"train__epochs": 2}, ["mine", "train", "evaluate", "choose", "report"]),
-    ({"evaluate__bootstrap": 100}, ["evaluate", "choose", "report"]),
+    ({"train__enabled": False}, ["train", "evaluate", "choose", "report"]),
+    ({"mine__candidates": 3}, ["mine", "train", "evaluate", "choose", "report"]),
+    ({"train__epochs": 2}, ["train", "evaluate", "choose", "report"]),
+    ({"evaluate__merges": (0.5,)}, ["evaluate", "choose", "report"]),
+    ({"choose__bootstrap": 100}, ["choose", "report"]),
     ({"seed": 14}, ["generate", "screen", "holdout", "mine", "train", "evaluate", "choose", "report"]),
 ]
 
@@ -138,8 +140,8 @@ def test_long_passages_are_cut_and_everything_after_is_made_anew(workspace: Path
 
 def test_keyword_settings_leave_the_passages_and_the_holdout(workspace: Path, corpus: Corpus) -> None:
     stages = ran(fit(workspace, corpus, keyword__k1=1.9))
-    assert {"encode", "index", "report"} <= set(stages)
-    assert not {"ingest", "split", "holdout"} & set(stages)
+    assert {"keyword", "index", "report"} <= set(stages)
+    assert not {"ingest", "split", "encode", "holdout"} & set(stages)
     assert open_searcher(workspace).corpus.info["keyword"]["k1"] == 1.9
 
 
@@ -161,7 +163,7 @@ def test_a_changed_document_is_found_after_a_fit(workspace: Path, corpus: Corpus
             "doc-new,submarine museum,A museum of submarines with a periscope to look through.,5,5,Mahon\n"
         )
     stages = ran(fit(workspace, mine))
-    assert stages[:3] == ["ingest", "split", "encode"]
+    assert stages[:4] == ["ingest", "split", "keyword", "encode"]
     assert stages[-2:] == ["index", "report"]
     assert open_searcher(workspace).search("periscope", k=1)[0].document_id == "doc-new"
 
@@ -210,7 +212,7 @@ def test_a_dry_run_changes_nothing(workspace: Path, corpus: Corpus, tmp_path: Pa
     before = tree(workspace)
     assert ran(plan(workspace, corpus)) == []
     steps = plan(workspace, corpus, train__epochs=3)
-    assert ran(steps) == ["mine", "train", "evaluate", "choose", "index", "report"]
+    assert ran(steps) == ["train", "evaluate", "choose", "index", "report"]
     assert "settings train" in next(step.why for step in steps if step.stage == "mine")
     assert all(step.result is None for step in steps)
     assert tree(workspace) == before
@@ -257,8 +259,8 @@ def test_until_stops_and_the_same_fit_goes_on(tmp_path: Path, corpus: Corpus, fi
     assert not (path / "encoded").exists()
     with pytest.raises(WorkspaceError, match="no finished search engine"):
         open_searcher(path)
-    assert ran(fit(path, corpus, until="generate")) == ["encode", "generate"]
-    assert ran(fit(path, corpus)) == ALL[4:]
+    assert ran(fit(path, corpus, until="generate")) == ["keyword", "encode", "generate"]
+    assert ran(fit(path, corpus)) == ALL[5:]
     for name in ("pairs.parquet", "evaluation/systems.json", "models/trained/query_tower.safetensors"):
         assert (path / name).read_bytes() == (fitted / name).read_bytes()
 

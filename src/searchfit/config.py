@@ -108,11 +108,18 @@ class HoldoutSettings(Section):
     near_duplicate: float = Field(0.7, gt=0, le=1, description="Jaccard similarity of word shingles")
 
 
+class MineSettings(Section):
+    """What each training query learns from."""
+
+    max_queries: int = Field(4000, ge=1, description="queries to train on, sampled evenly over the styles")
+    candidates: int = Field(128, ge=2, description="passages by query, from the top of the teacher's ranking")
+    negatives: int = Field(1024, ge=0, description="random passages beside the candidates, for all queries")
+
+
 class TrainSettings(Section):
     """Query-side tuning: passages stay as they are, the query encoder learns the teacher's ranking."""
 
     enabled: bool = Field(True, description="false keeps the untuned model")
-    max_queries: int = Field(4000, ge=1, description="queries to train on, sampled evenly over the styles")
     min_queries: int = Field(64, ge=1, description="with fewer, nothing is trained")
     epochs: int = Field(2, ge=1)
     batch_size: int = Field(64, ge=2)
@@ -120,8 +127,6 @@ class TrainSettings(Section):
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.1, ge=0, le=1, description="share of steps over which the rate rises")
     temperature: float = Field(0.05, gt=0, description="of the teacher's and the student's softmax")
-    candidates: int = Field(128, ge=2, description="passages by query, from the top of the teacher's ranking")
-    negatives: int = Field(1024, ge=0, description="random passages beside the candidates, for all queries")
     checkpoint_steps: int = Field(25, ge=1, description="a killed run loses at most this many steps")
 
 
@@ -138,6 +143,11 @@ class EvaluateSettings(Section):
     keyword_weights: tuple[float, ...] = Field((0.5, 1.0, 1.5), description="blends shown in the report")
     merges: tuple[float, ...] = Field((0.25, 0.5, 0.75), description="shares of the tuned weights")
     max_queries: int = Field(2000, ge=10, description="dev and test queries, each, sampled evenly")
+
+
+class ChooseSettings(Section):
+    """When a gain counts."""
+
     alpha: float = Field(0.05, gt=0, lt=1, description="p-value below which a gain on dev counts")
     permutations: int = Field(10_000, ge=100)
     bootstrap: int = Field(2_000, ge=100)
@@ -155,9 +165,11 @@ class Settings(Section):
     generate: GenerateSettings = GenerateSettings()
     screen: ScreenSettings = ScreenSettings()
     holdout: HoldoutSettings = HoldoutSettings()
+    mine: MineSettings = MineSettings()
     train: TrainSettings = TrainSettings()
     engine: EngineSettings = EngineSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    choose: ChooseSettings = ChooseSettings()
 
     def only(self, *sections: str) -> Settings:
         """A copy that holds just these sections; reading another one raises AttributeError."""

@@ -93,7 +93,7 @@ STAGES = (
     Stage("holdout", ("holdout", "seed"), ("documents.parquet", "passages.parquet"), ("holdout.parquet",)),
     Stage(
         "mine",
-        ("train", "engine", "seed"),
+        ("mine", "engine", "seed"),
         ("pairs.parquet", "pair_vectors.npy", "holdout.parquet", "encoded", "keyword"),
         ("mined",),
     ),
@@ -113,7 +113,7 @@ STAGES = (
     ),
     Stage(
         "choose",
-        ("evaluate", "model", "seed"),
+        ("choose", "model", "seed"),
         ("documents.parquet", "models/trained", *_EVALUATION),
         ("evaluation/choice.json", "models/tuned"),
         _model,
@@ -133,7 +133,7 @@ STAGES = (
     ),
     Stage(
         "report",
-        ("evaluate", "seed"),
+        ("choose", "seed"),
         ("evaluation/choice.json", *_EVALUATION, "manifest.json"),
         ("report.html",),
     ),

@@ -85,7 +85,7 @@ class Contest:
             name: self.folder / name if name.startswith("evaluation/") else self.bench.folder / name
             for name in self.bench.inputs("choose")
         }
-        settings = self.settings.only("evaluate", "model", "seed")
+        settings = self.settings.only("choose", "model", "seed")
         self.result = choose.run(settings, inputs, Tools(self.folder / "out"))
         found: dict[str, Any] = json.loads((self.folder / "out/evaluation/choice.json").read_text())
         return found

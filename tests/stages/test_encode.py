@@ -19,7 +19,7 @@ class Killed(Exception):
 
 
 def view(settings: Any, **values: Any) -> Any:
-    return load_settings(base=settings, values=values).only("model", "keyword")
+    return load_settings(base=settings, values=values).only("model")
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -49,8 +49,7 @@ def test_passages_and_sentences_stand_in_their_rows(bench: Any) -> None:
         if len(pairs) > 1:
             own = corpus.sentences[corpus.offsets[row] : corpus.offsets[row + 1]]
             np.testing.assert_allclose(own, units, atol=3e-6)
-    assert corpus.keyword.count == len(table) == bench.run("encode").counts["passages"]
-    assert corpus.keyword.analyzer.language == "english"
+    assert corpus.count == len(table) == bench.run("encode").counts["passages"]
 
 
 def test_the_only_sentence_of_a_passage_is_the_passage(bench: Any) -> None:
@@ -99,12 +98,3 @@ def test_killed_before_the_first_mark_it_starts_again(
             encode.run(view(bench.settings), inputs, Tools(tmp_path / "cut"))
     encode.run(view(bench.settings), inputs, Tools(tmp_path / "cut"))
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
-
-
-def test_the_keyword_settings_are_used(bench: Any, inputs: dict[str, Path], tmp_path: Path) -> None:
-    settings = view(bench.settings, **{"keyword.language": "none", "keyword.k1": 0.7, "keyword.b": 0.2})
-    result = encode.run(settings, inputs, Tools(tmp_path))
-    keyword = ArrayCorpus.load(tmp_path / "encoded", tmp_path / "keyword").keyword
-    assert (keyword.k1, keyword.b, keyword.analyzer.language) == (0.7, 0.2, "none")
-    assert "repaired" in keyword.vocabulary
-    assert result.counts["keyword language"] == "none"

@@ -17,7 +17,7 @@ from searchfit.stages import Tools, mine
 def run(
     bench: Any, out: Path, inputs: dict[str, Path] | None = None, **values: Any
 ) -> tuple[dict[str, np.ndarray], Any]:
-    settings = load_settings(base=bench.settings, values=values).only("train", "engine", "seed")
+    settings = load_settings(base=bench.settings, values=values).only("mine", "engine", "seed")
     result = mine.run(settings, inputs or bench.inputs("mine"), Tools(out))
     return {path.stem: np.load(path) for path in (out / "mined").glob("*.npy")}, result
 
@@ -29,7 +29,7 @@ def training_passages(bench: Any) -> tuple[ArrayCorpus, np.ndarray]:
 
 
 def test_nothing_held_out_is_among_queries_candidates_and_negatives(bench: Any, tmp_path: Path) -> None:
-    mined, result = run(bench, tmp_path, **{"train.negatives": 1000})
+    mined, result = run(bench, tmp_path, **{"mine.negatives": 1000})
     corpus, training = training_passages(bench)
     assert 0 < training.sum() < corpus.count
     pairs = pq.read_table(bench.path("pairs.parquet")).take(mined["queries"])
@@ -47,8 +47,8 @@ def test_scores_are_the_teachers(bench: Any, tmp_path: Path, units: str) -> None
     values = {
         "engine.units": units,
         "engine.keyword_weight": 0.7,
-        "train.candidates": 9,
-        "train.negatives": 15,
+        "mine.candidates": 9,
+        "mine.negatives": 15,
     }
     mined, _ = run(bench, tmp_path, **values)
     corpus, training = training_passages(bench)
@@ -81,7 +81,7 @@ def test_it_is_the_same_again(bench: Any, tmp_path: Path) -> None:
 def test_a_sample_takes_the_same_share_of_each_style(bench: Any, tmp_path: Path) -> None:
     everything = pq.read_table(bench.path("pairs.parquet"))["style"]
     whole = everything.take(run(bench, tmp_path / "whole")[0]["queries"]).to_pylist()
-    rows = run(bench, tmp_path / "some", **{"train.max_queries": 60})[0]["queries"]
+    rows = run(bench, tmp_path / "some", **{"mine.max_queries": 60})[0]["queries"]
     some = everything.take(rows).to_pylist()
     assert len(some) == 60
     assert (np.diff(rows) > 0).all()
@@ -94,7 +94,7 @@ def test_no_training_query_gives_empty_arrays(bench: Any, tmp_path: Path, negati
     empty = {"pairs.parquet": tmp_path / "pairs.parquet", "pair_vectors.npy": tmp_path / "pair_vectors.npy"}
     pq.write_table(pa.table([[] for _ in PAIRS], schema=PAIRS), empty["pairs.parquet"])
     np.save(empty["pair_vectors.npy"], np.empty((0, 32), np.float32))
-    values = {"train.negatives": negatives}
+    values = {"mine.negatives": negatives}
     mined, result = run(bench, tmp_path, {**bench.inputs("mine"), **empty}, **values)
     assert mined["passages"].shape == (0, 12)
     assert mined["negative_scores"].shape == (0, negatives)
@@ -102,7 +102,7 @@ def test_no_training_query_gives_empty_arrays(bench: Any, tmp_path: Path, negati
 
 
 def test_candidates_are_no_more_than_there_are(bench: Any, tmp_path: Path) -> None:
-    mined, _ = run(bench, tmp_path, **{"train.candidates": 100_000, "train.negatives": 0})
+    mined, _ = run(bench, tmp_path, **{"mine.candidates": 100_000, "mine.negatives": 0})
     _, training = training_passages(bench)
     assert mined["passages"].shape[1] == training.sum()
     assert mined["negative_scores"].shape == (len(mined["queries"]), 0)

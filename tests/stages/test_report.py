@@ -398,7 +398,7 @@ def test_a_damaged_input_is_named(tmp_path: Path, name: str, content: bytes | No
 
 
 def test_only_declared_settings_are_read(tmp_path: Path) -> None:
-    check_alone(render(tmp_path, evidence(), Settings().only("seed", "evaluate")))
+    check_alone(render(tmp_path, evidence(), Settings().only("seed", "choose")))
 
 
 def test_text_and_tags() -> None:

@@ -82,9 +82,9 @@ def _choose(
     best = max(compared.values(), key=lambda found: float(found["gain"]))
     for system in sorted(tuned, key=lambda system: float(system["engine"]["query_tower"])):
         found = compared[system["name"]]
-        sure = found["gain"] > 0 and found["p"] < settings.evaluate.alpha
+        sure = found["gain"] > 0 and found["p"] < settings.choose.alpha
         on_dev = _compare(table, "dev", (untuned["name"], system["name"]), settings) or {}
-        worse = on_dev["gain"] < 0 and on_dev["p"] < settings.evaluate.alpha
+        worse = on_dev["gain"] < 0 and on_dev["p"] < settings.choose.alpha
         if sure and found["gain"] >= _KEPT_GAIN * best["gain"] and not worse:
             return system, found, f"{_figures(found)}, and the whole engine is not worse."
     return (
@@ -118,7 +118,7 @@ def _compare(
     before, after = names
     if before == after or not len(rows):
         return None
-    options = settings.evaluate
+    options = settings.choose
     found = compare(
         rows[before].to_numpy(),
         rows[after].to_numpy(),

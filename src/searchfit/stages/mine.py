@@ -39,11 +39,11 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
 
     tools.progress("mine", 0, len(texts))
     engine = Engine("teacher", units=settings.engine.units, keyword_weight=settings.engine.keyword_weight)
-    width = min(settings.train.candidates, int(allowed.sum()))
+    width = min(settings.mine.candidates, int(allowed.sum()))
     ranking = rank([engine], corpus, vectors, texts, width, allowed)[0]
     random = np.random.default_rng(settings.seed)
     pool = np.flatnonzero(allowed)
-    negatives = np.sort(random.choice(pool, min(settings.train.negatives, len(pool)), replace=False))
+    negatives = np.sort(random.choice(pool, min(settings.mine.negatives, len(pool)), replace=False))
     negative_scores = _score(engine, corpus, vectors, texts, negatives)
     negative_scores[_among(ranking.rows, negatives)] = -np.inf
     arrays: dict[str, npt.NDArray[Any]] = {
@@ -73,7 +73,7 @@ def _sample(pairs: pa.Table, split: npt.NDArray[np.object_], settings: Settings)
     _, styles = np.unique(pairs["style"].take(rows).to_numpy(), return_inverse=True)
     order = np.argsort(styles, kind="stable")
     share = np.concatenate([np.arange(n) / n for n in np.bincount(styles)]) if len(rows) else np.empty(0)
-    return np.sort(rows[order[np.argsort(share, kind="stable")[: settings.train.max_queries]]])
+    return np.sort(rows[order[np.argsort(share, kind="stable")[: settings.mine.max_queries]]])
 
 
 def _score(

@@ -85,7 +85,7 @@ class _Evidence:
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
     """Write report.html from `inputs["manifest.json"]` (a JSON file) and the evaluation folder.
 
-    Reads the settings `seed` and `evaluate.bootstrap`. Raises WorkspaceError for an input that is absent or
+    Reads the settings `seed` and `choose.bootstrap`. Raises WorkspaceError for an input that is absent or
     damaged.
     """
     folder = inputs["evaluation/choice.json"].parent
@@ -96,7 +96,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
         folder / "queries.parquet",
     )
     evidence = _Evidence(*(_read(file) for file in files))
-    gains = _gains(evidence, settings.evaluate.bootstrap, settings.seed)
+    gains = _gains(evidence, settings.choose.bootstrap, settings.seed)
     page = _page(evidence, gains, settings.seed).encode()
     write_bytes(tools.output / "report.html", page)
     return StageResult(counts={"bytes": len(page)})
