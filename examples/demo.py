@@ -37,10 +37,10 @@ OURS = "filelock psutil typer"
 SOURCE = "pydoc:" + ",".join(f"{STDLIB} {OURS}".split())
 
 QUESTIONS = (
-    "how do I split a string by a regular expression",
     "run a command and get its output",
-    "parse command line arguments",
-    "count how often each item occurs",
+    "cache the results of a function",
+    "temporary file that is deleted when closed",
+    "convert a timestamp to a date",
     "store an object on disk and load it later",
 )
 
@@ -48,7 +48,7 @@ QUESTIONS = (
 def main(workspace: Path) -> None:
     started = time.perf_counter()
     # Fewer questions than the default, for a demo should be over soon.
-    options = ["-o", str(workspace), "--set", "generate.max_queries=4000"]
+    options = ["-o", str(workspace), "--set", "generate.max_queries=2400"]
     print("$ searchfit fit pydoc:argparse,asyncio,base64, ... ,typer", *options, flush=True)
     command = [sys.executable, "-m", "searchfit", "fit", SOURCE, *options]
     # The command line rather than searchfit.fit(), because it tells of each stage as it ends.

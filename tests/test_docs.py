@@ -228,10 +228,10 @@ def test_the_lock_is_complete() -> None:
 
 
 ANSWERS = {
-    "how do I split a string by a regular expression": "re.split",
     "run a command and get its output": "subprocess.check_output",
-    "parse command line arguments": "argparse.ArgumentParser",
-    "count how often each item occurs": "collections.Counter",
+    "cache the results of a function": "functools.lru_cache",
+    "temporary file that is deleted when closed": "tempfile.NamedTemporaryFile",
+    "convert a timestamp to a date": "datetime.date.fromtimestamp",
     "store an object on disk and load it later": "pickle.load",
 }
 
