@@ -89,7 +89,7 @@ def test_the_commands_on_the_page_work(
 
 
 def run_line(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a line of a page in this process; `make` is asked what it would do, `pip` is not run at all."""
+    """Run a line of a page; `make` is asked what it would do, `pip` is not run at all."""
     words = shlex.split(line, comments=True)
     if words[0] == "make":
         if shutil.which("make"):
@@ -99,6 +99,10 @@ def run_line(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
         offered = importlib.metadata.metadata("searchfit").get_all("Provides-Extra") or []
         assert words[2].startswith(".")
         assert extras is None or set(extras.group(1).split(",")) <= set(offered)
+    elif words[0] == "python":  # benchmarks take long: they are asked whether they know the options
+        told = [sys.executable, str(ROOT / words[1]), "--help"]
+        usage = subprocess.run(told, capture_output=True, text=True, check=True).stdout
+        assert all(word in usage for word in words[2:] if word.startswith("--"))
     else:
         assert words[0] == "searchfit", f"no way to try {line!r}"
         monkeypatch.setattr(sys, "argv", words)
