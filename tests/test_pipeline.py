@@ -213,7 +213,7 @@ def test_a_dry_run_changes_nothing(workspace: Path, corpus: Corpus, tmp_path: Pa
     assert ran(plan(workspace, corpus)) == []
     steps = plan(workspace, corpus, train__epochs=3)
     assert ran(steps) == ["train", "evaluate", "choose", "index", "report"]
-    assert "settings train" in next(step.why for step in steps if step.stage == "mine")
+    assert "settings train" in next(step.why for step in steps if step.stage == "train")
     assert all(step.result is None for step in steps)
     assert tree(workspace) == before
     assert ran(plan(tmp_path / "new", corpus)) == ALL

@@ -36,7 +36,8 @@ class Bytes:
 
 def split(text: str, title: str = "", tokens: int = 60, **options: int) -> list[Passage]:
     document = Document("d", text, title)
-    return split_documents([(7, document)], Window(Bytes(tokens)), SplitSettings(**options))[0]
+    settings = SplitSettings(**{"overlap_chars": 0, **options})
+    return split_documents([(7, document)], Window(Bytes(tokens)), settings)[0]
 
 
 def texts(passages: Sequence[Passage]) -> list[str]:
