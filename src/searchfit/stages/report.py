@@ -19,11 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from searchfit import metrics, significance
 from searchfit.config import Settings
 from searchfit.errors import WorkspaceError
 from searchfit.markup import Markup, figure, number_or_nan, tag, text
+from searchfit.metrics import NAMES
 from searchfit.records import StageResult
+from searchfit.significance import bootstrap_interval
 from searchfit.stages import Tools
 from searchfit.workspace import write_bytes
 
@@ -122,7 +123,7 @@ def _gains(evidence: _Evidence, samples: int, seed: int) -> dict[str, Gain]:
         scores, base = (np.array(test[key].to_pylist(), dtype=float) for key in (name, evidence.untuned))
         difference = (scores - base)[np.isfinite(scores - base)]
         if name != evidence.untuned and difference.size:
-            interval = significance.bootstrap_interval(difference, samples=samples, seed=seed)
+            interval = bootstrap_interval(difference, samples=samples, seed=seed)
             gains[name] = (float(difference.mean()), *interval)
     if evidence.comparison:  # the figure that the choice was made with, so that the page never shows two
         gains[evidence.chosen] = _gain(evidence.comparison)
@@ -265,7 +266,7 @@ def _system(evidence: _Evidence, system: Json, gains: Mapping[str, Gain]) -> lis
         Markup(text(name, 120) + badge + tag("small", parts)),
         figure(test.get("ndcg@10")),
         Markup(figure(gain[0], "+.3f") + tag("small", _interval(gain) if name in gains else "")),
-        *(figure(test.get(metric)) for metric in metrics.NAMES[1:]),
+        *(figure(test.get(metric)) for metric in NAMES[1:]),
         figure(dev.get("ndcg@10")),
     ]
 
