@@ -42,19 +42,19 @@ def bench() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """700 documents of two sentences: several chunks to encode."""
+    """530 documents of two sentences: two chunks to encode."""
     folder = tmp_path_factory.mktemp("source")
     sentences = random_sentences(5)
     with (folder / "made-up.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["id", "text"])
-        rows.writerows([i, f"{next(sentences)} {next(sentences)}"] for i in range(700))
+        rows.writerows([i, f"{next(sentences)} {next(sentences)}"] for i in range(530))
     return Corpus(folder / "made-up.csv", str(tiny_model(folder)))
 
 
 @pytest.mark.parametrize("seed", [42])
 def test_kill_9_at_three_moments(tmp_path: Path, corpus: Corpus, bench: ModuleType, seed: int) -> None:
-    settings = {"generate__part_passages": 10, "train__checkpoint_steps": 1, "train__batch_size": 16}
+    settings = {"generate__part_passages": 10, "train__checkpoint_steps": 1, "train__batch_size": 64}
     arguments = ["fit", *options(corpus, **settings), "-o"]
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     os.environ["OMP_NUM_THREADS"] = "1"
