@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from searchfit.config import ModelSettings
 from searchfit.errors import MissingExtraError, ModelError
-from searchfit.fusion import Vectors
 from searchfit.workspace import digest
 
 if TYPE_CHECKING:
@@ -23,18 +22,6 @@ if TYPE_CHECKING:
 
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
-
-
-class Encoder(Protocol):
-    """Turns texts into vectors of one space."""
-
-    dimension: int
-
-    def encode_queries(self, texts: Sequence[str]) -> Vectors:
-        """(len(texts), dimension) float32, of unit length."""
-
-    def encode_documents(self, texts: Sequence[str]) -> Vectors:
-        """(len(texts), dimension) float32, of unit length."""
 
 
 class Tokenizer(Protocol):

@@ -166,7 +166,7 @@ class SentenceEncoder:
         (n, t, 2), (0, 0) for special tokens, the prompt and padding."""
         import torch
 
-        prompt = self.settings.document_prompt or next(
+        prompt = next(
             (self.model.prompts[name] for name in _DOCUMENT_PROMPTS if self.model.prompts.get(name)), ""
         )
         tower = _tower(self.model, "document")
@@ -198,11 +198,9 @@ class SentenceEncoder:
 
     def _forward(self, texts: list[str], task: Literal["query", "document"]) -> Vectors:
         encode = self.model.encode_query if task == "query" else self.model.encode_document
-        own = self.settings.query_prompt if task == "query" else self.settings.document_prompt
         with self.autocast():
             vectors: Any = encode(
                 texts,
-                prompt=own or None,
                 batch_size=len(texts),
                 show_progress_bar=False,
                 convert_to_numpy=True,
