@@ -10,20 +10,26 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from generators.faulty_server import FaultyServer
+from generators.test_t5 import save_model
+from generators.tiny_llama import save_tiny_llama
 from packaging.requirements import Requirement
 
 from searchfit.cli import main
-from searchfit.config import load_settings, tomllib
+from searchfit.config import load_settings
 from searchfit.pipeline import STAGES
+from searchfit.toml import tomllib
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TABLED = re.compile(r"^\| `(\w+\.\w+)` \| ([^|]+) \|", re.MULTILINE)
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SERVER = "http://127.0.0.1:11434/v1"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
@@ -70,12 +76,26 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the reader's files; the pages' workspaces are made in it."""
     folder = tmp_path_factory.mktemp("desk")
     write_listings(folder)
+    save_model(folder / "query-t5", 1)
+    save_tiny_llama(folder / "llama")
     return folder
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The address of a language-model server, which stands in for the one on the pages."""
+    running = FaultyServer()
+    yield running.url
+    running.close()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_commands_on_the_page_work(
-    page: Path, desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: Path,
+    desk: Path,
+    server: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(desk)
     for language, block in FENCED.findall(page.read_text(encoding="utf-8")):
@@ -84,7 +104,7 @@ def test_the_commands_on_the_page_work(
         else:
             assert language in {"bash", "console"}, f"no way to try a block of {language!r}"
             for line in block.splitlines():
-                run_line(line.removeprefix("$ "), monkeypatch)
+                run_line(line.removeprefix("$ ").replace(SERVER, server), monkeypatch)
     assert "Traceback" not in "".join(capsys.readouterr())
 
 
@@ -210,7 +230,9 @@ def normalised(name: str) -> str:
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_lock_has_all_that_the_package_asks_for(python: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    lines = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["minilm"]]
+    extras = project["project"]["optional-dependencies"]
+    lines = [*project["project"]["dependencies"]]
+    lines += [line for extra, lines in extras.items() if extra != "quantize" for line in lines]  # GPUs only
     lines += [*project["dependency-groups"]["dev"], *project["build-system"]["requires"]]
     wanted = [one for one in map(Requirement, lines) if one.name != "torch"]
     locked = pins(python)

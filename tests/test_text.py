@@ -3,7 +3,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from searchfit.text import cut, sentences, title_part, units, word_count, words
@@ -105,6 +105,7 @@ def test_units_join_short_sentences() -> None:
     assert units("Hm.", 8) == [(0, 3)]
 
 
+@example("1。1\r1中", 2)
 @given(st.text(st.sampled_from("ab .!?…。！\n\r\t-1E\u0301\u200d👍中ก\x00\"'")), st.integers(1, 9))
 def test_spans_are_ordered_bare_and_cover_everything(text: str, min_words: int) -> None:
     assert all(text[a:b] and text[a].isalnum() for a, b in words(text) if text[a] not in "\u0301")

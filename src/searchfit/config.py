@@ -7,8 +7,6 @@ workspace as searchfit.toml, and each stage is keyed by the sections that it rea
 from __future__ import annotations
 
 import difflib
-import json
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from searchfit.errors import SettingsError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from searchfit.toml import read_toml, toml_or_text, toml_value
 
 
 class Section(BaseModel):
@@ -56,6 +50,19 @@ class QueriesSettings(Section):
     split: str = Field("test", description="which qrels of a BEIR folder to use")
 
 
+class PairsSettings(Section):
+    """Labelled pairs. Column names are only needed where they cannot be told from the data."""
+
+    file: str = Field(
+        "", description="pairs: .csv, .tsv, .jsonl, .parquet, a folder of those, or a BEIR folder"
+    )
+    query: tuple[str, ...] = Field((), description="column(s) of the query, joined by a space")
+    passage: str = Field("", description="column of the text that answers, or not, see label")
+    label: str = Field("", description="column of the label: 1 answers, 0 does not; or graded")
+    negatives: tuple[str, ...] = Field((), description="column(s) of texts that do not answer")
+    split: str = Field("train", description="which qrels of a BEIR folder, or SPLIT.* of a folder, to use")
+
+
 class SplitSettings(Section):
     """How documents become passages."""
 
@@ -70,8 +77,39 @@ class ModelSettings(Section):
     name: str = Field("minilm", description='built-in "minilm", a model folder, or a hub id')
     query_prompt: str = Field("", description="text put before every query")
     document_prompt: str = Field("", description="text put before every passage")
+    pooling: Literal["", "mean", "cls", "max", "weightedmean"] = Field(
+        "", description="how tokens become one vector; empty: the model's own way, mean for a raw encoder"
+    )
+    head_dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout after pooling, in training; 0: as it is"
+    )
+    head_dim: int = Field(0, ge=0, description="a linear layer to so many dimensions; 0: as it is")
+    normalize: bool | Literal["auto"] = Field(
+        "auto", description="whether the model itself ends in unit vectors; auto: as it is"
+    )
+    similarity: Literal["auto", "cosine", "dot"] = Field(
+        "auto", description="how vectors are compared; auto: what the model says, else cosine"
+    )
     device: str = Field("auto", description='"auto", "cpu", "cuda", "cuda:1", "mps"')
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is fast")
+
+
+class PretrainSettings(Section):
+    """Adapting the encoder to the passages before tuning, without any query."""
+
+    objective: Literal["none", "tsdae", "mlm"] = Field(
+        "none", description="tsdae: denoising auto-encoder; mlm: masked language model"
+    )
+    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(8, ge=1, description="passages a step")
+    learning_rate: float = Field(3e-5, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup: float = Field(0.0, ge=0, le=1, description="share of steps over which the rate rises")
+    schedule: Literal["linear", "constant", "cosine"] = Field("constant", description="of the learning rate")
+    deletion: float = Field(0.6, ge=0, lt=1, description="share of words that tsdae deletes")
+    masked: float = Field(0.15, gt=0, lt=1, description="share of tokens that mlm hides")
+    whole_words: bool = Field(False, description="mlm hides all tokens of a word together")
+    checkpoint_steps: int = Field(200, ge=1, description="a killed run loses at most this many steps")
 
 
 class KeywordSettings(Section):
@@ -83,21 +121,98 @@ class KeywordSettings(Section):
 
 
 class GenerateSettings(Section):
-    """The queries that are written for the passages."""
+    """The queries that are written for the passages, and by whom."""
 
-    generator: str = Field("phrases", description="phrases: keyphrases, sentence crops, titles; no model")
-    per_passage: int = Field(3, ge=1, le=50, description="queries for each passage")
+    generator: str = Field(
+        "phrases", description="phrases (no model), t5[:MODEL], chat:MODEL, openai:MODEL; several with commas"
+    )
+    shares: tuple[float, ...] = Field((), description="share of the passages by generator; empty: even")
+    per_passage: int = Field(
+        0, ge=0, le=50, description="queries for each passage; 0: 3 (phrases, t5) or 5 (chat, openai)"
+    )
     max_queries: int = Field(6000, ge=1, description="passages are sampled evenly above this many queries")
-    part_passages: int = Field(200, ge=1, description="passages a part file; a killed run loses one part")
+    max_cost: float = Field(0.0, ge=0, description="stop before this much is spent, all runs; 0: no limit")
+    part_passages: int = Field(1000, ge=1, description="passages a part file")
+
+
+class T5Settings(Section):
+    """Encoder-decoder query generators (GenQ)."""
+
+    engine: Literal["auto", "transformers", "ctranslate2"] = Field(
+        "auto", description="auto: transformers on a GPU, ctranslate2 (int8) on a CPU where it is installed"
+    )
+    decoding: Literal["sample", "beam", "greedy"] = Field("sample", description="greedy writes one query")
+    top_p: float = Field(0.95, gt=0, le=1, description="of sampling")
+    temperature: float = Field(1.0, gt=0, description="of sampling")
+    beams: int = Field(4, ge=1, description="of beam search, at least as many as queries a passage")
+    max_new_tokens: int = Field(64, ge=1, description="longest query")
+    max_input_tokens: int = Field(512, ge=8, description="longer passages are cut")
+    prefix: str = Field("", description="text put before every passage, for models that ask for one")
+    batch_tokens: int = Field(0, ge=0, description="padded tokens a batch; 0: by device")
+    device: str = Field("auto", description='"auto", "cpu", "cuda", "cuda:1", "mps"')
+
+
+class PromptSettings(Section):
+    """What language models (chat, openai) are asked."""
+
+    styles: tuple[str, ...] = Field(
+        ("question", "keywords", "question", "claim", "conversational"),
+        description="styles of the queries, in turn: question, keywords, claim, title, conversational",
+    )
+    language: str = Field("auto", description='"auto": that of the passage; or a name, for example "French"')
+    template: str = Field("", description="file with a template of your own instead of the built-in one")
+    examples: str = Field("", description="file with questions of your users, shown to the model as examples")
+    max_examples: int = Field(5, ge=0, le=50, description="questions shown, sampled")
+
+
+class ChatSettings(Section):
+    """Local language models."""
+
+    temperature: float = Field(0.7, ge=0, description="0: greedy")
+    top_p: float = Field(0.95, gt=0, le=1)
+    max_new_tokens: int = Field(320, ge=1, description="for all queries of a passage together")
+    batch_tokens: int = Field(0, ge=0, description="padded tokens a batch; 0: by device")
+    quantization: Literal["none", "8bit", "4bit"] = Field("none", description="on a GPU, by bitsandbytes")
+    device: str = Field("auto", description='"auto", "cpu", "cuda", "cuda:1", "mps"')
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is fast")
+
+
+class OpenAISettings(Section):
+    """Servers with OpenAI's chat API: vLLM, Ollama, llama.cpp, TGI, hosted ones."""
+
+    base_url: str = Field("", description="http://127.0.0.1:11434/v1, say; empty: the client's own")
+    api_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds the key")
+    answers: Literal["auto", "schema", "json", "lines"] = Field(
+        "auto", description="how answers are asked for; auto: JSON schema, JSON, lines, what the server takes"
+    )
+    temperature: float = Field(0.7, ge=0)
+    max_new_tokens: int = Field(320, ge=1, description="for all queries of a passage together")
+    concurrency: int = Field(8, ge=1, le=1024, description="requests in flight")
+    timeout: float = Field(60.0, gt=0, description="seconds for one request")
+    attempts: int = Field(5, ge=1, description="requests for one passage before it is set aside")
+    backoff: float = Field(1.0, ge=0, description="seconds before the second attempt, then doubled")
+    price_input: float = Field(0.0, ge=0, description="price of a million tokens read")
+    price_output: float = Field(0.0, ge=0, description="price of a million tokens written")
 
 
 class ScreenSettings(Section):
     """Which generated queries are kept."""
 
     min_chars: int = Field(6, ge=1, description="shorter queries are dropped")
+    copies: Literal["auto", "keep", "drop"] = Field(
+        "auto", description="queries that stand word for word in their passage; auto: dropped from models"
+    )
+    same_language: bool = Field(True, description="drop queries clearly in another language than the passage")
+    min_overlap: int = Field(1, ge=0, description="words that a model's query shares with its passage")
+    near_duplicate: float = Field(
+        0.97, gt=0, le=1, description="cosine of queries that ask the same, if most words are the same too"
+    )
     top_k: int = Field(20, ge=1, description="the teacher must find the own document among its first k")
+    small_corpus: int = Field(2000, ge=0, description="with fewer documents k grows; 0: never")
     generic_ties: int = Field(24, ge=1, description="dropped when this many passages answer equally well")
     generic_margin: float = Field(0.02, ge=0, description="scores this close to the best are equally good")
+    reranker: str = Field("", description="cross-encoder, a folder or a hub id, that reads query and passage")
+    reranker_min: float = Field(0.1, ge=0, le=1, description="pairs that it scores lower (0..1) are dropped")
 
 
 class HoldoutSettings(Section):
@@ -163,6 +278,10 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     keyword: KeywordSettings = KeywordSettings()
     generate: GenerateSettings = GenerateSettings()
+    t5: T5Settings = T5Settings()
+    prompt: PromptSettings = PromptSettings()
+    chat: ChatSettings = ChatSettings()
+    openai: OpenAISettings = OpenAISettings()
     screen: ScreenSettings = ScreenSettings()
     holdout: HoldoutSettings = HoldoutSettings()
     mine: MineSettings = MineSettings()
@@ -193,12 +312,12 @@ def load_settings(
     """
     tree: dict[str, Any] = (base or Settings()).model_dump()
     if file is not None:
-        _merge(tree, _read_toml(file), "")
+        _merge(tree, read_toml(file), "")
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
             raise SettingsError(f"--set {text!r} has no '='.", "Write it as --set section.key=value.")
-        _assign(tree, key.strip(), _parse(value.strip()))
+        _assign(tree, key.strip(), toml_or_text(value.strip()))
     for key, value in (values or {}).items():
         _assign(tree, key, value)
     try:
@@ -207,18 +326,6 @@ def load_settings(
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise SettingsError(f"setting {key}: {first['msg']}, got {first['input']!r}.") from error
-
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        tree: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
-        return tree
-    except FileNotFoundError as error:
-        raise SettingsError(f"settings file {file} does not exist.") from error
-    except OSError as error:
-        raise SettingsError(f"settings file {file} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"settings file {file} is not valid TOML: {error}.") from error
 
 
 def _merge(tree: dict[str, Any], new: Mapping[str, Any], prefix: str) -> None:
@@ -256,33 +363,14 @@ def known_keys() -> list[str]:
     return keys
 
 
-def _parse(value: str) -> Any:
-    """A --set value: TOML's own syntax where it parses, else the bare string."""
-    try:
-        return tomllib.loads(f"v = {value}")["v"]
-    except tomllib.TOMLDecodeError:
-        return value
-
-
 def to_toml(settings: Settings) -> str:
     """The settings as TOML text that `load_settings` reads back equal."""
     lines = []
     sections = []
     for name, value in settings.model_dump().items():
         if isinstance(value, dict):
-            rows = "".join(f"{key} = {_toml_value(item)}\n" for key, item in value.items())
+            rows = "".join(f"{key} = {toml_value(item)}\n" for key, item in value.items())
             sections.append(f"[{name}]\n{rows}")
         else:
-            lines.append(f"{name} = {_toml_value(value)}\n")
+            lines.append(f"{name} = {toml_value(value)}\n")
     return "".join(lines) + "\n" + "\n".join(sections)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        # TOML's basic strings take JSON's escapes, except that DEL must be escaped too.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)

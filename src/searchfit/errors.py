@@ -5,6 +5,7 @@
         FilterError           a filter that does not parse, or names a column or type that is not there
       SourceError             documents, queries or judgements that cannot be read
       ModelError              a model that is absent, damaged or not to be trusted
+      GeneratorError          a generator that cannot go on: no key, a server that refuses or does not answer
       MissingExtraError       an optional dependency that is not installed
       WorkspaceError          a workspace that is absent, locked, damaged or incomplete
 
@@ -40,6 +41,10 @@ class SourceError(SearchfitError):
 
 class ModelError(SearchfitError):
     """A model is absent, damaged or not to be trusted."""
+
+
+class GeneratorError(SearchfitError):
+    """A generator cannot go on: its key is absent, or its server refuses or does not answer."""
 
 
 class WorkspaceError(SearchfitError):

@@ -61,14 +61,14 @@ class Ranking:
 
 def dense_scores(engine: Engine, queries: Vectors, block: Block) -> Floats:
     """The dense leg: (q, n) similarities of queries to the units of a block's passages."""
-    scores: Floats = np.zeros((len(queries), len(block.passages)), np.float32)
-    if engine.units != "sentence":
-        scores = np.asarray(queries @ block.passages.T, np.float32)
-    if engine.units != "passage":
-        each = queries @ block.sentences.T
-        best: Floats = np.maximum.reduceat(each, block.offsets[:-1], axis=1)
-        scores = best if engine.units == "sentence" else ((scores + best) * np.float32(0.5))
-    return scores
+    if engine.units == "passage":
+        return np.asarray(queries @ block.passages.T, np.float32)
+    each = queries @ block.sentences.T
+    best: Floats = np.maximum.reduceat(each, block.offsets[:-1], axis=1)
+    if engine.units == "sentence":
+        return best
+    both: Floats = (np.asarray(queries @ block.passages.T, np.float32) + best) * np.float32(0.5)
+    return both
 
 
 def rank(
@@ -85,8 +85,11 @@ def rank(
     Documents are ranked by their best passage; with `allowed` (n), passages are ranked, and only those.
     """
     done: list[list[Ranking]] = [[] for _ in engines]
-    for begin in range(0, len(queries), _CHUNK_QUERIES):
-        chunk = slice(begin, begin + _CHUNK_QUERIES)
+    # Without keywords and sentences a query holds little, and more at once read the passages less often.
+    lean = all(engine.units == "passage" and not engine.keyword_weight for engine in engines)
+    step = _CHUNK_QUERIES * (4 if lean else 1)
+    for begin in range(0, len(queries), step):
+        chunk = slice(begin, begin + step)
         for out, ranking in zip(
             done, _rank_chunk(engines, corpus, vectors[chunk], queries[chunk], k, allowed), strict=True
         ):
@@ -109,27 +112,89 @@ def _rank_chunk(
     k: int,
     allowed: npt.NDArray[np.bool_] | None,
 ) -> list[Ranking]:
-    keyword = corpus.keyword_scores(queries).tocsc()
+    wanted = any(engine.keyword_weight for engine in engines)
+    keyword = corpus.keyword_scores(queries).tocsc() if wanted else None
     best = [np.full((len(queries), k), -np.inf) for _ in engines]
     count = corpus.count
     for block in corpus.blocks(_BLOCK_ROWS):
         stop = block.start + len(block.passages)
-        lexical = keyword[:, block.start : stop].toarray()
-        borders = np.flatnonzero(np.diff(block.documents, prepend=-1))
+        lexical = keyword[:, block.start : stop].toarray() if keyword is not None else None
         dense: dict[str, Floats] = {}
         for number, engine in enumerate(engines):
             if engine.dense_weight and engine.units not in dense:
                 dense[engine.units] = dense_scores(engine, vectors, block)
-            scores = engine.keyword_weight * lexical
-            if engine.dense_weight:
-                scores = scores + engine.dense_weight * dense[engine.units]
-            keys = _keys(scores, np.arange(block.start, stop), count)
-            if allowed is None:
-                keys = np.maximum.reduceat(keys, borders, axis=1)
-            else:
-                keys[:, ~allowed[block.start : stop]] = -np.inf
-            best[number] = _top(np.concatenate([best[number], _top(keys, k)], axis=1), k)
+            scores = _blend(engine, dense.get(engine.units), lexical, (len(queries), stop - block.start))
+            mask = None if allowed is None else allowed[block.start : stop]
+            best[number] = _merge(best[number], scores, block, mask, count)
     return [_unpack(keys, count) for keys in best]
+
+
+def _blend(
+    engine: Engine, dense: Floats | None, lexical: Floats | None, shape: tuple[int, int]
+) -> npt.NDArray[Any]:
+    legs: list[npt.NDArray[Any]] = []
+    if engine.keyword_weight and lexical is not None:
+        legs.append(engine.keyword_weight * lexical)
+    if engine.dense_weight and dense is not None:
+        legs.append(dense if engine.dense_weight == 1 else engine.dense_weight * dense)
+    return sum(legs[1:], start=legs[0]) if legs else np.zeros(shape, np.float32)
+
+
+def _merge(
+    best: npt.NDArray[np.float64],
+    scores: npt.NDArray[Any],
+    block: Block,
+    allowed: npt.NDArray[np.bool_] | None,
+    count: int,
+) -> npt.NDArray[np.float64]:
+    """The best k keys (q, k) of a ranking so far and a block's scores (q, n).
+
+    Exact keys are made only for the few scores that can be among the best k.
+    """
+    passing = scores >= _limits(best, scores, block, allowed)
+    if allowed is not None:
+        passing &= allowed
+    query, column = np.divmod(np.flatnonzero(passing), scores.shape[1])
+    if not len(query):
+        return best
+    keys = _keys(scores[query, column], block.start + column, count)
+    if allowed is None:
+        # A document's best passage stands for it; whole documents lie in a block, their passages adjacent.
+        borders = np.flatnonzero(np.diff(query, prepend=-1) | np.diff(block.documents[column], prepend=-1))
+        keys, query = np.maximum.reduceat(keys, borders), query[borders]
+    counts = np.bincount(query, minlength=len(best))
+    place = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
+    found = np.full((len(best), int(counts.max())), -np.inf)
+    found[query, place] = keys
+    return _top(np.concatenate([best, found], axis=1), best.shape[1])
+
+
+def _limits(
+    best: npt.NDArray[np.float64],
+    scores: npt.NDArray[Any],
+    block: Block,
+    allowed: npt.NDArray[np.bool_] | None,
+) -> Floats:
+    """(q, 1) what no score of a block that is among the best k lies below: the k-th best so far, to be beaten
+    as ties go to the earlier passage, or, while there are fewer than k, the block's own k-th best."""
+    k = best.shape[1]
+    bar = np.ceil(best[:, -1:]) + 0.5
+    if np.isneginf(bar).any():
+        if allowed is None:
+            scores = np.maximum.reduceat(scores, _borders(block.documents), axis=1)
+        elif not allowed.all():
+            scores = scores[:, allowed]
+        last = scores.shape[1] - k
+        if last > 0:
+            own = np.partition(scores, last, axis=1)[:, last, None].astype(np.float64)
+            bar = np.maximum(bar, np.rint(own * _DECIMALS) - 0.5)
+    # One step of single precision lower, so that no rounding puts it above the exact limit.
+    limits: Floats = np.nextafter((bar / _DECIMALS).astype(np.float32), np.float32(-np.inf))
+    return limits
+
+
+def _borders(documents: npt.NDArray[Any]) -> Rows:
+    return np.flatnonzero(np.diff(documents, prepend=-1))
 
 
 def _keys(scores: npt.NDArray[Any], rows: Rows, count: int) -> npt.NDArray[np.float64]:

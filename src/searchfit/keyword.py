@@ -50,6 +50,11 @@ _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 Span = tuple[str, int, int]
 
 
+def function_words(language: str) -> frozenset[str]:
+    """The common function words of a language, case-folded; none of a language that is not known."""
+    return frozenset(_FUNCTION_WORDS.get(language, "").split())
+
+
 def detect_language(texts: Iterable[str]) -> str:
     """The language whose function words cover the texts best, or "none" when none covers 8% of the words."""
     counts: Counter[str] = Counter()

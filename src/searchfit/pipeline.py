@@ -43,6 +43,19 @@ def _model(settings: Settings) -> Any:
     return fingerprint(settings.model)
 
 
+def _generators(settings: Settings) -> Any:
+    from searchfit.generators import outside
+
+    return outside(settings)
+
+
+def _screen(settings: Settings) -> Any:
+    from searchfit.encoders import model_digest
+
+    reranker = settings.screen.reranker
+    return [_model(settings), model_digest(reranker) if reranker else None]
+
+
 def _queries(settings: Settings) -> Any:
     from searchfit.sources.queries import fingerprint
 
@@ -82,13 +95,19 @@ STAGES = (
     Stage("split", ("split", "model"), ("documents.parquet",), ("passages.parquet",), _model),
     Stage("keyword", ("keyword",), ("passages.parquet",), ("keyword",)),
     Stage("encode", ("model",), ("passages.parquet",), ("encoded",), _model),
-    Stage("generate", ("generate", "seed"), ("passages.parquet", "keyword"), ("queries",)),
+    Stage(
+        "generate",
+        ("generate", "t5", "prompt", "chat", "openai", "seed"),
+        ("passages.parquet", "keyword"),
+        ("queries",),
+        _generators,
+    ),
     Stage(
         "screen",
         ("screen", "model", "engine"),
         ("queries", "passages.parquet", "encoded", "keyword"),
-        ("pairs.parquet", "pair_vectors.npy"),
-        _model,
+        ("pairs.parquet", "pair_vectors.npy", "screened.parquet"),
+        _screen,
     ),
     Stage("holdout", ("holdout", "seed"), ("documents.parquet", "passages.parquet"), ("holdout.parquet",)),
     Stage(
@@ -251,7 +270,7 @@ class Fit:
         _reset_peak_memory()
         started = time.perf_counter()
         version_ = self._version(stage, key)
-        tools = Tools(folder, version_, self.progress)
+        tools = Tools(folder, version_, self.progress, self.workspace.ledger, stage.name in self.force)
         result: StageResult = stage.module.run(self.settings.only(*stage.sections), inputs, tools)
         seconds = time.perf_counter() - started
         self._publish(stage, key, version_, result, seconds)

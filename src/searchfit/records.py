@@ -46,6 +46,9 @@ PAIRS = pa.schema([*QUERIES, ("passage", pa.int32()), ("document", pa.int32()), 
 """pairs.parquet: the queries that passed the screen; `passage` and `document` are rows of the passages and
 documents tables; `rank` is the 1-based place of the own document in the teacher's ranking."""
 
+SCREENED = pa.schema([*QUERIES, ("document", pa.int32()), ("rank", pa.int32()), ("reason", pa.string())])
+"""screened.parquet: every generated query; `reason` says why it was dropped and is empty for a kept one."""
+
 HOLDOUT = pa.schema(
     [("document", pa.int32()), ("document_id", pa.string()), ("cluster", pa.int32()), ("split", pa.string())]
 )
@@ -103,6 +106,19 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelledPair:
+    """A query and a text with a label: 1 answers it, 0 does not; graded judgements keep their grade.
+    `negatives` are texts that do not answer. Ids are empty where the source has none."""
+
+    query: str
+    text: str
+    label: float = 1.0
+    negatives: tuple[str, ...] = ()
+    query_id: str = ""
+    document_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Drop:
     """What a stage left out: the reason, how many, and up to five samples."""
 
@@ -113,11 +129,13 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """What a stage says of its work: figures, what was left out and why, and notes for people."""
+    """What a stage says of its work: figures, what was left out and why, notes for people, and details that
+    only the manifest holds."""
 
     counts: Mapping[str, int | float | str] = field(default_factory=dict)
     drops: tuple[Drop, ...] = ()
     notes: tuple[str, ...] = ()
+    details: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

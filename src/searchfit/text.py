@@ -66,13 +66,13 @@ def units(text: str, min_words: int) -> list[tuple[int, int]]:
     predecessor. Never empty where `text` is not blank; a text shorter than that is one unit.
     """
     joined: list[tuple[int, int]] = []
-    open_start, words = -1, 0
+    open_start = -1
     for start, end in sentences(text):
         open_start = start if open_start < 0 else open_start
-        words += word_count(text[start:end])
-        if words >= min_words:
+        # Of the whole: what two sentences have as two words may be one where they stand side by side.
+        if word_count(text[open_start:end]) >= min_words:
             joined.append((open_start, end))
-            open_start, words = -1, 0
+            open_start = -1
     if open_start >= 0:
         begin = joined.pop()[0] if joined else open_start
         joined.append((begin, end))

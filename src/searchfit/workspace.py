@@ -4,7 +4,9 @@ WORKSPACE/
   searchfit.toml      the settings, resolved
   manifest.json       per stage: key, inputs, seed, time, memory, counts, drops; written last
   documents.parquet  passages.parquet  encoded/  queries/part-*.parquet  pairs.parquet  pair_vectors.npy
-  holdout.parquet  mined/  models/{trained,tuned}/  evaluation/  index/VERSION/  engine.json  report.html
+  screened.parquet  holdout.parquet  mined/  models/{trained,tuned}/  evaluation/  index/VERSION/
+  engine.json  report.html
+  ledger.sqlite       every answer of a generator, kept from fit to fit
   .partial/STAGE/     the work of a stage that has not ended; carried on or thrown away
 """
 
@@ -118,6 +120,11 @@ class Workspace:
     def manifest_file(self) -> Path:
         """What was made, from what, by which code."""
         return self.path / "manifest.json"
+
+    @property
+    def ledger(self) -> Path:
+        """What generators have answered, kept from fit to fit."""
+        return self.path / "ledger.sqlite"
 
     def check(self) -> None:
         """Raise WorkspaceError where a file or a foreign folder is in the way."""

@@ -51,10 +51,17 @@ def load_tokenizer(settings: ModelSettings) -> Tokenizer:
 
 
 def fingerprint(settings: ModelSettings) -> str:
-    """A hash of the model's files and prompts; equal fingerprints give equal vectors."""
-    folder = locate(settings.name)
-    prompts = f"{settings.query_prompt}\0{settings.document_prompt}".encode()
-    return hashlib.blake2b(f"{_folder_digest(folder)}".encode() + prompts, digest_size=16).hexdigest()
+    """A hash of the model's files, what is built on them and the prompts; equal fingerprints give equal
+    vectors."""
+    how = settings.model_dump_json(exclude={"name", "device", "precision"})
+    return hashlib.blake2b(
+        f"{_folder_digest(locate(settings.name))}{how}".encode(), digest_size=16
+    ).hexdigest()
+
+
+def model_digest(name: str) -> str:
+    """A hash of a model's files. Raises ModelError like `locate`."""
+    return _folder_digest(locate(name))
 
 
 @lru_cache(maxsize=8)
@@ -64,7 +71,10 @@ def _folder_digest(folder: Path) -> str:
 
 @lru_cache(maxsize=8)
 def locate(name: str) -> Path:
-    """The folder that holds a model. A hub id is looked for in the local cache before the network.
+    """The folder that holds a model: "minilm", a folder, or a hub id, owner/name or owner/name@revision.
+
+    A revision is a branch, tag, commit or reference such as refs/pr/1. The local cache of the hub is asked
+    before the network.
 
     Raises ModelError when there is no such model or its weights are not safetensors.
     """
@@ -72,23 +82,35 @@ def locate(name: str) -> Path:
         return _builtin()
     folder = Path(name).expanduser()
     if not folder.exists():
-        if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        repository, _, revision = name.partition("@")
+        if name.startswith((".", "/", "~")) or repository.count("/") != 1:
             raise ModelError(
                 f"model {name!r} is not there: no such folder, and not a hub id (owner/name).",
-                'Name "minilm", a folder, or a hub id.',
+                'Name "minilm", a folder, or a hub id (owner/name or owner/name@revision).',
             )
-        folder = _from_hub(name)
+        folder = _from_hub(repository, revision)
     if not folder.is_dir():
         raise ModelError(f"model {name!r} is a file; a folder in the Hugging Face layout is expected.")
     if not any(folder.rglob("*.safetensors")):
-        pickled = next((str(p.name) for p in folder.rglob("*.bin")), "")
-        raise ModelError(
-            f"model {name!r} has no safetensors weights" + (f" (only {pickled})." if pickled else "."),
-            "Pickled weights can run code and are refused: load and save the model once with safetensors."
-            if pickled
-            else "A model folder in the Hugging Face layout is expected.",
-        )
+        raise _no_safetensors(name, folder)
     return folder.resolve()
+
+
+def _no_safetensors(name: str, folder: Path) -> ModelError:
+    if not Path(name).expanduser().exists():
+        # Pickled weights are left out of the download. The hub's bot offers its copies as pull requests.
+        return ModelError(
+            f"model {name!r} has no safetensors weights on the hub; pickled weights can run code.",
+            f"Try {name.partition('@')[0]}@refs/pr/1, where the hub often keeps a converted copy, or load "
+            "and save the model once with safetensors and name its folder.",
+        )
+    pickled = next((str(p.name) for p in folder.rglob("*.bin")), "")
+    return ModelError(
+        f"model {name!r} has no safetensors weights" + (f" (only {pickled})." if pickled else "."),
+        "Pickled weights can run code and are refused: load and save the model once with safetensors."
+        if pickled
+        else "A model folder in the Hugging Face layout is expected.",
+    )
 
 
 def _builtin() -> Path:
@@ -105,13 +127,16 @@ def _builtin() -> Path:
     return folder
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(repository: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_MODEL_FILES)))
+        return Path(
+            snapshot_download(repository, revision=revision or None, allow_patterns=list(_MODEL_FILES))
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        name = f"{repository}@{revision}" if revision else repository
         raise ModelError(
             f"model {name!r} is neither a folder here nor to be had from the hub ({type(error).__name__}).",
             "Check the name and the network, or name a folder that holds the model.",

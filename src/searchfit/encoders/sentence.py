@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import logging
 import os
 import warnings
@@ -17,6 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from searchfit.config import ModelSettings
+from searchfit.encoders.build import (
+    assemble,
+    build,
+    pooling_of,
+    remarks,
+    same,
+    towers_of,
+    transformer_folder,
+    window,
+)
 from searchfit.errors import ModelError
 from searchfit.fusion import Floats, Vectors
 
@@ -27,14 +36,12 @@ if TYPE_CHECKING:
 # Padded tokens in one forward pass. On a CPU a batch whose activations stay in cache is the fastest.
 _BATCH_TOKENS = {"cpu": 2_600, "gpu": 65_536}
 
-# Where sentence-transformers keeps the transformer when it is not at the top, by layout.
-_TRANSFORMER_FOLDERS = ("document_0_Transformer", "0_Transformer")
-
 # Names under which sentence-transformers models keep the text to put before a document.
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 _WITH_OFFSETS = {"text": {"return_offsets_mapping": True}}
 
 Span = tuple[int, int]
+Weights = Mapping[str, "torch.Tensor"]
 
 
 class WindowTokenizer:
@@ -47,8 +54,8 @@ class WindowTokenizer:
     @classmethod
     def load(cls, folder: Path) -> WindowTokenizer:
         """Read tokenizer and window from a model folder, without its weights."""
-        inner = next((folder / sub for sub in _TRANSFORMER_FOLDERS if (folder / sub).is_dir()), folder)
-        with _model_errors(folder):
+        inner = transformer_folder(folder)
+        with model_errors(folder):
             if (inner / "tokenizer.json").exists():
                 from tokenizers import Tokenizer
 
@@ -61,37 +68,29 @@ class WindowTokenizer:
                 tokenizer = slow.backend_tokenizer
             tokenizer.no_truncation()
             tokenizer.no_padding()
-            return cls(tokenizer, _window(inner))
+            return cls(tokenizer, window(inner))
 
     def count(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """Tokens of each text, special tokens included, not truncated."""
         return np.array([len(row.ids) for row in self._tokenizer.encode_batch_fast(list(texts))], np.int64)
 
 
-def _window(folder: Path) -> int:
-    limits = []
-    for file, keys in (
-        ("tokenizer_config.json", ("model_max_length",)),
-        ("sentence_bert_config.json", ("max_seq_length",)),
-        ("config.json", ("max_position_embeddings", "n_positions")),
-    ):
-        if (folder / file).exists():
-            config = json.loads((folder / file).read_text(encoding="utf-8"))
-            limits += [config[key] for key in keys if config.get(key)]
-    limit = min(limits, default=512)
-    # RoBERTa's position table holds two more rows than it has places.
-    return int(limit - 2 if limit in (514, 4098) else limit)
-
-
 class SentenceEncoder:
     """A sentence-transformers model with a query tower and a document tower (the same one when untuned).
 
-    Vectors are float32 of unit length, so that a dot product is the cosine.
+    Vectors are float32 and compared by their dot product. `similarity` is "cosine", for which they are of
+    unit length, or "dot", for which they are as the model gives them. `remarks` are for the report.
     """
 
-    def __init__(self, model: SentenceTransformer, settings: ModelSettings) -> None:
+    def __init__(
+        self, model: SentenceTransformer, settings: ModelSettings, remarks: tuple[str, ...] = ()
+    ) -> None:
         self.model = model
         self.settings = settings
+        self.remarks = remarks
+        own = settings.similarity if settings.similarity != "auto" else model.similarity_fn_name
+        self.similarity: Literal["cosine", "dot"] = "dot" if own == "dot" else "cosine"
+        model.similarity_fn_name = self.similarity
         self.dimension = int(model.get_embedding_dimension() or 0)
         self.bf16 = settings.precision == "bf16" or (
             settings.precision == "auto" and has_fast_bf16(model.device)
@@ -99,33 +98,42 @@ class SentenceEncoder:
 
     @classmethod
     def load(cls, folder: Path, settings: ModelSettings) -> SentenceEncoder:
-        """Load a folder. Raises ModelError when it cannot be loaded safely."""
+        """Load a folder and shape it as the settings say. Raises ModelError when it cannot be loaded safely,
+        SettingsError when its modules do not allow what the settings ask for."""
         import torch
         from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import Transformer
 
         quiet()
         tune_process()
         device = None if settings.device == "auto" else settings.device
         if device is None and not torch.cuda.is_available() and not torch.backends.mps.is_available():
             device = "cpu"
-        with _model_errors(folder):
+        # What a checkpoint lacks (a pooler that nothing reads) is filled at random: the same each time.
+        with model_errors(folder), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
             model = SentenceTransformer(
                 str(folder),
                 device=device,
                 trust_remote_code=False,
                 model_kwargs={"use_safetensors": True},
             )
+            # Some tokenizers do not know their model's window, and a token beyond it is an index error.
+            for module in model.modules():
+                if isinstance(module, Transformer) and module.max_seq_length:
+                    module.max_seq_length = min(module.max_seq_length, window(transformer_folder(folder)))
+        model = build(model, settings)
         own = {"query": settings.query_prompt, "document": settings.document_prompt}
         model.prompts = {**model.prompts, **{task: prompt for task, prompt in own.items() if prompt}}
         model.eval()
-        return cls(model, settings)
+        return cls(model, settings, remarks(folder, model, settings))
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
-        """(len(texts), dimension) float32 of unit length, by the query tower."""
+        """(len(texts), dimension) float32, of unit length for cosine, by the query tower."""
         return self._encode(texts, "query")
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
-        """(len(texts), dimension) float32 of unit length, by the document tower."""
+        """(len(texts), dimension) float32, of unit length for cosine, by the document tower."""
         return self._encode(texts, "document")
 
     def encode_passages(
@@ -134,8 +142,8 @@ class SentenceEncoder:
         """Vectors of passages (n, dimension) and of all their spans, one after another (m, dimension).
 
         A mean-pooled model reads each passage once: a span's vector is the mean of its tokens' vectors in
-        the passage (Guenther et al. 2024, "Late chunking"), at half the cost of reading spans again and
-        level in quality (docs/lab.md). Other models read every span alone.
+        the passage, through the model's head (Guenther et al. 2024, "Late chunking"), at half the cost of
+        reading spans again and level in quality (docs/lab.md). Other models read every span alone.
         """
         if not self.late_pooling:
             alone = [text[a:b] for text, own in zip(texts, spans, strict=True) for a, b in own]
@@ -147,19 +155,39 @@ class SentenceEncoder:
             passages, tokens, offsets = self._tokens([texts[i] for i in group])
             vectors[group] = passages
             for place, i in enumerate(group):
-                inner[starts[i] : starts[i + 1]] = _pool(
-                    tokens[place], offsets[place], spans[i], passages[place]
-                )
+                means, found = _means(tokens[place], offsets[place], spans[i])
+                own = inner[starts[i] : starts[i + 1]]
+                own[:] = passages[place]
+                own[found] = self._headed(means[found])
         return vectors, inner
 
     @cached_property
     def late_pooling(self) -> bool:
-        """Whether the document tower is a transformer, a mean over tokens, and at most a normalisation."""
-        modules = list(_tower(self.model, "document"))
+        """Whether the document tower is a transformer, a mean over tokens, and at most a head."""
+        modules = towers_of(self.model)["document"]
         names = [type(module).__name__ for module in modules]
-        mean = len(modules) > 1 and getattr(modules[1], "pooling_mode", "") == "mean"
+        mean = names[:2] == ["Transformer", "Pooling"] and pooling_of(modules) == "mean"
         fast = bool(getattr(self.model.tokenizer, "is_fast", False))
-        return mean and fast and names[0] == "Transformer" and names[2:] in ([], ["Normalize"])
+        whole = self.model.truncate_dim is None
+        return mean and fast and whole and {*names[2:]} <= {"Dropout", "Dense", "Normalize"}
+
+    def _headed(self, means: Floats) -> Vectors:
+        """What follows the pooling in the document tower, over (n, token dimension) means."""
+        import torch
+
+        features = {"sentence_embedding": torch.from_numpy(means).to(self.model.device)}
+        with torch.inference_mode():
+            for module in towers_of(self.model)["document"][2:]:
+                features = module(features)
+        return self._final(features["sentence_embedding"])
+
+    def _final(self, vectors: torch.Tensor) -> Vectors:
+        import torch
+
+        vectors = vectors.float()
+        if self.similarity == "cosine":
+            vectors = torch.nn.functional.normalize(vectors, dim=-1)
+        return np.asarray(vectors.cpu().numpy(), np.float32)
 
     def _tokens(self, texts: list[str]) -> tuple[Vectors, Floats, npt.NDArray[np.int64]]:
         """Passage vectors (n, d), token vectors (n, t, d), and each token's (start, end) in its text
@@ -175,9 +203,8 @@ class SentenceEncoder:
         features = {key: on_device(value, self.model.device) for key, value in features.items()}
         with torch.inference_mode(), self.autocast():
             out = tower(features)
-        passages = torch.nn.functional.normalize(out["sentence_embedding"].float(), dim=-1)
         offsets[(offsets[..., 0] < 0) | (out["attention_mask"].cpu().numpy() == 0)] = 0
-        return passages.cpu().numpy(), out["token_embeddings"].float().cpu().numpy(), offsets
+        return self._final(out["sentence_embedding"]), out["token_embeddings"].float().cpu().numpy(), offsets
 
     def _encode(self, texts: Sequence[str], task: Literal["query", "document"]) -> Vectors:
         vectors = np.empty((len(texts), self.dimension), np.float32)
@@ -204,7 +231,7 @@ class SentenceEncoder:
                 batch_size=len(texts),
                 show_progress_bar=False,
                 convert_to_numpy=True,
-                normalize_embeddings=True,
+                normalize_embeddings=self.similarity == "cosine",
             )
         return np.asarray(vectors, np.float32)
 
@@ -216,38 +243,35 @@ class SentenceEncoder:
             return contextlib.nullcontext()
         return torch.autocast(self.model.device.type, dtype=torch.bfloat16)
 
-    def query_modules(self) -> SentenceTransformer:
-        """A copy of the query tower, to be trained; this encoder stays as it is."""
+    def tower(self, task: Literal["query", "document"]) -> SentenceTransformer:
+        """A copy of one tower, to be trained; this encoder stays as it is."""
         import copy
 
-        return copy.deepcopy(_tower(self.model, "query"))
+        return copy.deepcopy(_tower(self.model, task))
 
-    def with_query_weights(self, weights: Mapping[str, torch.Tensor], share: float) -> SentenceEncoder:
-        """An encoder whose query tower is (1 - share) of this one's and `share` of `weights`, parameter by
-        parameter (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models"); documents as here."""
-        import torch
-        from sentence_transformers import SentenceTransformer
-        from sentence_transformers.sentence_transformer.modules import Router
+    def query_modules(self) -> SentenceTransformer:
+        """A copy of the query tower, to be trained."""
+        return self.tower("query")
 
-        query = self.query_modules()
-        own = query.state_dict()
-        with torch.no_grad():
-            for name, value in weights.items():
-                target = own[name]
-                target.copy_(
-                    torch.lerp(target, value.to(target), share) if target.is_floating_point() else target
-                )
-        router = Router.for_query_document(
-            query_modules=list(query), document_modules=list(_tower(self.model, "document"))
-        )
-        model = SentenceTransformer(
-            modules=[router],
-            device=str(self.model.device),
-            prompts=self.model.prompts,
-            similarity_fn_name=self.model.similarity_fn_name,
-        )
-        model.eval()
-        return SentenceEncoder(model, self.settings)
+    def with_query_weights(self, weights: Weights, share: float) -> SentenceEncoder:
+        """`with_towers` for a query tower that was tuned to documents as they are here."""
+        return self.with_towers(weights, None, share)
+
+    def with_towers(self, query: Weights | None, document: Weights | None, share: float) -> SentenceEncoder:
+        """An encoder whose towers are (1 - share) of these and `share` of the weights given for each (None:
+        the tower stays), parameter by parameter (Wortsman et al. 2022, "Robust fine-tuning of zero-shot
+        models"). Names are those of `tower(task).state_dict()`; what is not named stays.
+
+        The same mapping given for both sides of a plain model gives a plain model again.
+        """
+        own = towers_of(self.model)
+        towers = {
+            "query": _merged(own["query"], query, share),
+            "document": _merged(own["document"], document, share),
+        }
+        if query is document and same(*own.values()):
+            towers["document"] = towers["query"]
+        return SentenceEncoder(assemble(towers, self.model).eval(), self.settings)
 
     def save(self, folder: Path) -> None:
         """Save so that `SentenceTransformer(folder)` opens it and encode_query / encode_document route."""
@@ -255,26 +279,44 @@ class SentenceEncoder:
 
 
 def _tower(model: SentenceTransformer, task: str) -> SentenceTransformer:
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Router
-
-    first = model[0]
-    if isinstance(first, Router):
-        modules = list(first.sub_modules[task])
-        return SentenceTransformer(modules=modules, device=str(model.device), prompts=model.prompts)
-    return model
+    """One side as a model of its own; the model itself where both sides are one."""
+    towers = towers_of(model)
+    if same(*towers.values()):
+        return model
+    return assemble(dict.fromkeys(towers, towers[task]), model)
 
 
-def _pool(tokens: Floats, offsets: npt.NDArray[np.int64], spans: Sequence[Span], passage: Floats) -> Vectors:
-    """(len(spans), d) unit vectors: the mean of the tokens that begin in each span, else the passage's."""
+def _merged(modules: list[Any], weights: Weights | None, share: float) -> list[Any]:
+    """The modules of a tower, or copies that hold the merged weights."""
+    import copy
+
+    import torch
+
+    if weights is None:
+        return modules
+    merged = copy.deepcopy(modules)
+    own = torch.nn.Sequential(*merged).state_dict()
+    with torch.no_grad():
+        for name, value in weights.items():
+            target = own[name]
+            if target.is_floating_point():
+                target.copy_(torch.lerp(target, value.to(target), share))
+    return merged
+
+
+def _means(
+    tokens: Floats, offsets: npt.NDArray[np.int64], spans: Sequence[Span]
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """(len(spans), d) means of the tokens that begin in each span, and which spans have any."""
     real = np.flatnonzero(offsets[:, 1] > offsets[:, 0])
     begins = offsets[real, 0]
-    pooled = np.empty((len(spans), len(passage)), np.float32)
+    means = np.zeros((len(spans), tokens.shape[1]), np.float32)
+    found = np.zeros(len(spans), np.bool_)
     for row, (a, b) in enumerate(spans):
         inside = real[np.searchsorted(begins, a) : np.searchsorted(begins, b)]
-        mean = tokens[inside].mean(axis=0) if len(inside) else passage
-        pooled[row] = mean / max(float(np.linalg.norm(mean)), 1e-12)
-    return pooled
+        if len(inside):
+            means[row], found[row] = tokens[inside].mean(axis=0), True
+    return means, found
 
 
 def on_device(value: Any, device: torch.device) -> Any:
@@ -283,7 +325,7 @@ def on_device(value: Any, device: torch.device) -> Any:
 
 
 @contextlib.contextmanager
-def _model_errors(folder: Path) -> Iterator[None]:
+def model_errors(folder: Path) -> Iterator[None]:
     """What the libraries raise for a damaged folder, as one error for the user."""
     try:
         yield

@@ -9,19 +9,22 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from random import Random
 
-from searchfit.generators import Statistics
-from searchfit.records import Passage, Query
+from searchfit.generators import Statistics, Task, Written
+from searchfit.records import Passage
 from searchfit.text import CJK, sentences, word_count, words
 
 _VERSION = 1
 _DECK = ("keyphrases",) * 4 + ("crop",) * 4 + ("title", "question")
 _SPARE = ("keyphrases", "crop", "title")
 _TRIES = 3
+_GROUP = 200
+"""Passages that are answered, and noted in the ledger, together."""
+
 _LEAST_CROP = 5
 _MAX_WORDS, _MAX_CHARS, _MAX_WORD_CHARS = 16, 200, 40
 
@@ -65,39 +68,48 @@ class PhraseGenerator:
     """
 
     name = "phrases"
-    fingerprint = f"phrases-{_VERSION}"
+    details: Mapping[str, str] = {}
 
     def __init__(self, per_passage: int, seed: int, statistics: Statistics) -> None:
-        self._per_passage, self._seed, self._statistics = per_passage, seed, statistics
+        self.per_passage, self._seed, self._statistics = per_passage, seed, statistics
         self._rarest = float(statistics.idf("\x00"))
+        self.fingerprint = f"phrases-{_VERSION} {per_passage} {statistics.fingerprint}"
 
-    def generate(self, passages: Sequence[Passage]) -> list[list[Query]]:
-        """See `Generator.generate`."""
-        return [self._queries(passage) for passage in passages]
+    def content(self, passage: Passage) -> tuple[str, ...]:
+        """See `Generator.content`. Whether a passage is the first of its document shows in its id."""
+        return passage.id, passage.title, passage.text
 
-    def _queries(self, passage: Passage) -> list[Query]:
+    def most_cost(self, passage: Passage) -> float:  # noqa: ARG002 - nothing is paid, whatever the passage
+        """See `Generator.most_cost`."""
+        return 0.0
+
+    def write(self, tasks: Iterable[Task]) -> Iterator[Sequence[Written]]:
+        """See `Generator.write`."""
+        waiting = (task.passage for task in tasks if not task.known)
+        while group := list(islice(waiting, _GROUP)):
+            yield [Written(passage, tuple(self._queries(passage).items())) for passage in group]
+
+    def _queries(self, passage: Passage) -> dict[str, str]:
+        """Query to style."""
         found: dict[str, str] = {}
         for least in (2, 1):
             # One-word queries only for a passage that allows no other.
             if not found:
                 found = self._write(passage, least)
-        return [
-            Query(f"{passage.id}/{n}", text, passage.id, style, self.name, self._seed)
-            for n, (text, style) in enumerate(found.items())
-        ]
+        return found
 
     def _write(self, passage: Passage, least: int) -> dict[str, str]:
         """Query to style. Each slot tries its own style first, then the others."""
         random = self._random(passage)
         deck = [
             style
-            for _ in range(0, self._per_passage, len(_DECK))
+            for _ in range(0, self.per_passage, len(_DECK))
             for style in random.sample(_DECK, len(_DECK))
         ]
         writer = _Writer(passage, self._statistics, self._rarest, random)
         found: dict[str, str] = {}
         seen = {self._key(passage.text), frozenset()}
-        for style in deck[: self._per_passage]:
+        for style in deck[: self.per_passage]:
             spare = random.sample(_SPARE[:2], 2)
             for choice in (style,) * _TRIES + (spare[0],) * _TRIES + (spare[1],) * _TRIES + ("title",):
                 text = _tidy(writer.write(choice))
@@ -114,9 +126,9 @@ class PhraseGenerator:
 
     def _random(self, passage: Passage) -> Random:
         parts = (
-            self.fingerprint,
+            f"phrases-{_VERSION}",
             str(self._seed),
-            str(self._per_passage),
+            str(self.per_passage),
             passage.id,
             passage.title,
             passage.text,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from searchfit.objectives import above_zero
+from searchfit.objectives import similarity as similarity_function
 
 if TYPE_CHECKING:
     import torch
@@ -22,3 +25,27 @@ def listwise_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float
     own = torch.log_softmax(student.masked_fill(absent, -torch.inf) / temperature, dim=-1)
     terms = target.exp() * (target.masked_fill(absent, 0) - own.masked_fill(absent, 0))
     return terms.sum(dim=-1).mean()
+
+
+def distill(module: Any, similarity: str = "cosine", temperature: float = 0.1) -> torch.nn.Module:
+    """`listwise_kl` over each query's own texts; labels (b, 1 + k) are the teacher's scores of them, -inf
+    for a text that does not count."""
+    import torch
+    from sentence_transformers.base.losses.merged_forward import embed_columns
+
+    above_zero("temperature", temperature)
+    score = similarity_function(similarity, pairwise=True)
+
+    class Distill(torch.nn.Module):
+        """The loss as sentence-transformers' wrappers expect one."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = module
+
+        def forward(self, features: list[dict[str, Any]], labels: torch.Tensor) -> torch.Tensor:
+            query, *texts = embed_columns(self.model, features)
+            student = torch.stack([score(query, text) for text in texts], dim=1)
+            return listwise_kl(student, labels, temperature)
+
+    return Distill()

@@ -14,20 +14,23 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told how far a stage is; `total` 0 means unknown."""
+    """Told how far a stage is; `total` 0 means unknown, `note` stands beside it, for example a cost."""
 
-    def __call__(self, label: str, done: int, total: int) -> None: ...
+    def __call__(self, label: str, done: int, total: int, note: str = "") -> None: ...
 
 
-def silent(label: str, done: int, total: int) -> None:
+def silent(label: str, done: int, total: int, note: str = "") -> None:
     """A Progress that says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What the pipeline lends a stage: the folder to write to, the key of this run (a hash of settings and
-    inputs), and whom to tell of progress."""
+    inputs), whom to tell of progress, the ledger of generators (outlives runs; None: beside the output), and
+    whether the user forced the stage."""
 
     output: Path
     key: str = ""
     progress: Progress = silent
+    ledger: Path | None = None
+    forced: bool = False

@@ -1,9 +1,15 @@
-"""Write queries for the passages, in part files, so that a killed run goes on after its last whole part."""
+"""Write queries for the passages.
+
+Every answer of a generator goes into the ledger at once; the part files are then written from the ledger, in
+passage order. A run that was killed, or stopped by its budget, asks only for what the ledger lacks.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +18,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from searchfit.config import Settings
-from searchfit.generators import load_generator
+from searchfit.generators import Generator, Task, load_generator, parts
+from searchfit.generators.ledger import Entry, Ledger, key
 from searchfit.keyword import KeywordIndex
-from searchfit.records import QUERIES, Passage, Query, StageResult
+from searchfit.records import QUERIES, Drop, Passage, Query, StageResult
 from searchfit.stages import Tools
-from searchfit.workspace import write_table
+from searchfit.workspace import digest, write_table
 
-VERSION = 1
+VERSION = 2
+
+_WINDOW = 1000
+"""Passages read at a time."""
 
 Rows = npt.NDArray[np.int64]
 
@@ -26,51 +36,203 @@ Rows = npt.NDArray[np.int64]
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
     """Read passages.parquet and the keyword index, write queries/part-*.parquet (records.QUERIES).
 
-    Where every passage would make more than `generate.max_queries` queries, passages are sampled evenly over
-    the documents. Raises SettingsError for an unknown generator.
+    Several generators share the passages out by a hash of the passage id. Where every passage would make more
+    than `generate.max_queries` queries, passages are sampled evenly over the documents. Raises SettingsError
+    for an unknown generator, MissingExtraError, ModelError or GeneratorError where one cannot work.
     """
-    options = settings.generate
-    statistics = _Statistics(KeywordIndex.load(inputs["keyword"]))
-    generator = load_generator(options, settings.seed, statistics)
-    folder = tools.output / "queries"
-    folder.mkdir(parents=True, exist_ok=True)
-    for unfinished in folder.glob("*.tmp"):
-        unfinished.unlink()
-    styles: Counter[str] = Counter()
-    done = served = 0
-    with pq.ParquetFile(inputs["passages.parquet"]) as file:
+    named = parts(settings)
+    statistics = _Statistics(inputs["keyword"])
+    writers = [load_generator(part, settings, statistics) for part in named]
+    mean = sum(part.share * writer.per_passage for part, writer in zip(named, writers, strict=True))
+    with (
+        pq.ParquetFile(inputs["passages.parquet"]) as file,
+        Ledger(tools.ledger or tools.output / "ledger.sqlite") as ledger,
+    ):
         passages = _Passages(file)
-        rows = _choose(passages.documents(), options.max_queries // options.per_passage, settings.seed)
+        rows = _choose(passages.documents(), int(settings.generate.max_queries / mean), settings.seed)
+        owners = _owners(passages.ids(rows), [part.share for part in named], settings.seed)
+        work = _Work(settings, passages, ledger, tools, len(rows))
+        for number, writer in enumerate(writers):
+            work.fill(writer, rows[owners == number])
+        tally = work.write(writers, rows, owners)
+        for part, writer in zip(named, writers, strict=True):
+            if part.kind == "phrases":
+                ledger.forget_older(writer)
+    details = {f"{writer.name} {name}": value for writer in writers for name, value in writer.details.items()}
+    return tally.result(file.metadata.num_rows, len(rows), settings, details)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What was written, and what was not and why."""
+
+    styles: Counter[str] = field(default_factory=Counter)
+    served: int = 0
+    not_asked: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    samples: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost: float = 0.0
+
+    def add(self, passage: Passage, entry: Entry | None) -> None:
+        if entry is None:
+            self.not_asked += 1
+            return
+        self.styles.update(style for _, style in entry.queries)
+        self.served += bool(entry.queries)
+        self.tokens_in += entry.tokens_in
+        self.tokens_out += entry.tokens_out
+        self.cost += entry.cost
+        if entry.fault:
+            # What follows a colon differs from case to case.
+            reason = entry.fault.split(": ")[0]
+            self.faults[reason] += 1
+            self.samples[reason] = (*self.samples.get(reason, ()), f"{passage.id}: {entry.fault}")[:5]
+
+    def result(self, total: int, chosen: int, settings: Settings, details: Mapping[str, str]) -> StageResult:
+        counts: dict[str, int | float | str] = {
+            "passages": chosen,
+            "queries": self.styles.total(),
+            "passages_without_queries": chosen - self.served,
+        }
+        if self.tokens_in:
+            counts |= {"tokens read": self.tokens_in, "tokens written": self.tokens_out}
+        if self.cost:
+            counts["cost"] = round(self.cost, 4)
+        notes = []
+        if chosen < total:
+            notes.append(
+                f"Queries were written for {chosen} of {total} passages, spread over the documents, because "
+                f"generate.max_queries is {settings.generate.max_queries}."
+            )
+        if self.not_asked:
+            notes.append(
+                f"{self.not_asked} passages were not asked for, so as not to pass generate.max_cost "
+                f"({settings.generate.max_cost:g}). Raise it and run the same command to carry on."
+            )
+        drops = [Drop(reason, n, self.samples[reason]) for reason, n in sorted(self.faults.items())]
+        return StageResult(counts | dict(sorted(self.styles.items())), tuple(drops), tuple(notes), details)
+
+
+@dataclass(slots=True)
+class _Work:
+    """Fills the ledger from the generators, and the part files from the ledger."""
+
+    settings: Settings
+    passages: _Passages
+    ledger: Ledger
+    tools: Tools
+    total: int
+    done: int = 0
+    spent: float = 0.0
+    reserved: float = 0.0
+    short: bool = False
+
+    def fill(self, writer: Generator, rows: Rows) -> None:
+        """Ask for what the ledger lacks; each group is in the ledger before the next is waited for.
+
+        Where the budget did not cover the worst case of what was under way, another round sees what is left.
+        """
+        before, answered = self.done, 1
+        self.short = True
+        while self.short and answered:
+            self.done, answered, self.short = before, 0, False
+            self.spent, self.reserved = self.ledger.spent(), 0.0
+            for group in writer.write(self._tasks(writer, rows)):
+                self.ledger.put(writer, self.settings.seed, group)
+                self.spent += sum(written.cost for written in group)
+                self.reserved -= sum(writer.most_cost(written.passage) for written in group)
+                answered += len(group)
+                self._advance(len(group))
+
+    def _tasks(self, writer: Generator, rows: Rows) -> Iterator[Task]:
+        asked: set[bytes] = set()
+        for part in self._windows(rows):
+            passages = self.passages.take(part)
+            keys = [key(writer, self.settings.seed, passage) for passage in passages]
+            there = self.ledger.get(keys)
+            known = {name for name, entry in there.items() if not (entry.fault and self.tools.forced)}
+            for passage, name in zip(passages, keys, strict=True):
+                if name in known or name in asked:
+                    self._advance(1)
+                elif not self._afford(writer.most_cost(passage)):
+                    return
+                yield Task(passage, name in known or name in asked)
+                asked.add(name)
+
+    def _windows(self, rows: Rows) -> list[Rows]:
+        """In order; where a budget may end the work, each window is spread over the whole corpus."""
+        count = -(-len(rows) // _WINDOW)
+        if self.settings.generate.max_cost:
+            return [rows[first::count] for first in range(count)]
+        return [rows[start : start + _WINDOW] for start in range(0, len(rows), _WINDOW)]
+
+    def _afford(self, most: float) -> bool:
+        """Set aside what a question may cost; whether the budget allows it."""
+        limit = self.settings.generate.max_cost
+        if limit and most and self.spent + self.reserved + most > limit:
+            self.short = True
+            return False
+        self.reserved += most
+        return True
+
+    def _advance(self, count: int) -> None:
+        self.done += count
+        note = f"cost {self.spent:.2f}" if self.spent else ""
+        self.tools.progress("writing queries", self.done, self.total, note)
+
+    def write(self, writers: Sequence[Generator], rows: Rows, owners: Rows) -> _Tally:
+        """Write the part files, in passage order."""
+        folder = self.tools.output / "queries"
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.iterdir():
+            left.unlink()
+        tally = _Tally()
+        size = self.settings.generate.part_passages
         # An empty corpus gets one empty part, so that readers always find the schema.
-        for number, start in enumerate(range(0, max(len(rows), 1), options.part_passages)):
-            part = rows[start : start + options.part_passages]
-            path = folder / f"part-{number:05d}.parquet"
-            table = _whole(path)
-            if table is None:
-                table = _table(generator.generate(passages.take(part)))
-                write_table(path, table)
-            styles.update(table["style"].to_pylist())
-            served += len(table["passage_id"].unique())
-            done += len(part)
-            tools.progress("writing queries", done, len(rows))
-    return _result(file.metadata.num_rows, len(rows), served, styles, options.max_queries)
+        for number, start in enumerate(range(0, max(len(rows), 1), size)):
+            passages = self.passages.take(rows[start : start + size])
+            own = [writers[owner] for owner in owners[start : start + size]]
+            keys = [
+                key(writer, self.settings.seed, passage)
+                for writer, passage in zip(own, passages, strict=True)
+            ]
+            entries = self.ledger.get(keys)
+            queries: list[Query] = []
+            for writer, passage, name in zip(own, passages, keys, strict=True):
+                entry = entries.get(name)
+                tally.add(passage, entry)
+                queries += _queries(passage, entry, writer.name, self.settings.seed)
+            write_table(folder / f"part-{number:05d}.parquet", _table(queries))
+        return tally
 
 
-def _result(total: int, chosen: int, served: int, styles: Counter[str], most: int) -> StageResult:
-    counts = {"passages": chosen, "queries": styles.total(), "passages_without_queries": chosen - served}
-    notes = []
-    if chosen < total:
-        notes.append(
-            f"Queries were written for {chosen} of {total} passages, spread over the documents, because "
-            f"generate.max_queries is {most}."
-        )
-    return StageResult(counts | dict(sorted(styles.items())), notes=tuple(notes))
+def _queries(passage: Passage, entry: Entry | None, writer: str, seed: int) -> list[Query]:
+    return [
+        Query(f"{passage.id}/{n}", text, passage.id, style, writer, seed)
+        for n, (text, style) in enumerate(entry.queries if entry else ())
+    ]
+
+
+def _owners(ids: Sequence[str], shares: Sequence[float], seed: int) -> Rows:
+    """The number of the generator of each passage, by a hash of its id: a corpus that grows keeps them."""
+    if len(shares) == 1:
+        return np.zeros(len(ids), np.int64)
+    digests = b"".join(
+        hashlib.blake2b(f"{seed}\0{name}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        for name in ids
+    )
+    chance = np.frombuffer(digests, np.uint64) / 2.0**64
+    return np.searchsorted(np.cumsum(shares)[:-1], chance, side="right")
 
 
 class _Statistics:
     """The keyword index as generators see it."""
 
-    def __init__(self, index: KeywordIndex) -> None:
+    def __init__(self, folder: Path) -> None:
+        index = KeywordIndex.load(folder)
+        self.fingerprint = digest(folder)
         self.idf = index.idf
         self.terms = index.analyzer.terms
 
@@ -87,6 +249,11 @@ class _Passages:
     def documents(self) -> Rows:
         """The document row of every passage."""
         return np.asarray(self._file.read(columns=["document"])["document"].to_numpy(), np.int64)
+
+    def ids(self, rows: Rows) -> list[str]:
+        """The ids of ascending rows."""
+        ids: list[str] = self._file.read(columns=["id"])["id"].take(pa.array(rows)).to_pylist()
+        return ids
 
     def take(self, rows: Rows) -> list[Passage]:
         """The passages of ascending rows."""
@@ -125,17 +292,7 @@ def _choose(documents: Rows, most: int, seed: int) -> Rows:
     return np.sort(np.concatenate([sure, more]))
 
 
-def _table(queries: Sequence[Sequence[Query]]) -> pa.Table:
-    flat = [query for group in queries for query in group]
+def _table(queries: Sequence[Query]) -> pa.Table:
     return pa.table(
-        {name: [getattr(query, name) for query in flat] for name in QUERIES.names}, schema=QUERIES
+        {name: [getattr(query, name) for query in queries] for name in QUERIES.names}, schema=QUERIES
     )
-
-
-def _whole(path: Path) -> pa.Table | None:
-    """The part that an earlier run left, or None where there is none that can be read."""
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError):
-        return None
-    return table if table.schema.equals(QUERIES) else None

@@ -1,17 +1,17 @@
 """Screen: keep the generated queries that a search engine could be fitted to.
 
-Dropped are duplicates, the too short, the generic (many passages answer equally well), and those whose own
-document the teacher, the untuned engine, does not find again in its top k (round-trip consistency, Alberti
-et al. 2019, "Synthetic QA Corpora Generation with Roundtrip Consistency").
+The cheap looks come first, and the dear ones only at what is left: the text alone, the text beside its
+passage, the teacher, the other queries, and a cross-encoder where one is named. The teacher is the untuned
+engine: it has to find a query's own document again among its first k (round-trip consistency, Alberti et
+al. 2019, "Synthetic QA Corpora Generation with Roundtrip Consistency").
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -19,81 +19,161 @@ import pyarrow.parquet as pq
 
 from searchfit.config import ScreenSettings, Settings
 from searchfit.encoders import load_encoder
-from searchfit.fusion import Vectors, rank
-from searchfit.records import PAIRS, Drop, Engine, StageResult
+from searchfit.fusion import Rows, Vectors, rank
+from searchfit.keyword import Analyzer
+from searchfit.records import PAIRS, SCREENED, Drop, Engine, StageResult, encoded_text
+from searchfit.screening import NEAR_DUPLICATE, Sibling, TextScreen, by_passage, is_copy, near_duplicates
 from searchfit.search import ArrayCorpus
 from searchfit.stages import Tools
 from searchfit.workspace import write_table
 
-VERSION = 1
+VERSION = 2
+
+_NO_MODEL = "phrases"
+"""The generator whose queries are crops of passages by design."""
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
-    """Read queries/, write pairs.parquet and pair_vectors.npy (n, d): the kept queries, untuned vectors."""
+    """Read queries/, write screened.parquet (every query and why it was dropped), pairs.parquet and
+    pair_vectors.npy (n, d): the kept queries and their untuned vectors.
+
+    Raises ModelError for a re-ranker that cannot be loaded.
+    """
     table = ds.dataset(inputs["queries"], format="parquet").to_table().sort_by("id")
-    passages = pq.read_table(inputs["passages.parquet"], columns=["id", "document"])
-    texts = table["text"].to_pylist()
-    reasons = _textual_reasons(texts, settings.screen)
-    looked = np.flatnonzero([not reason for reason in reasons])
-    remaining = table.take(looked)
-    own = pc.index_in(remaining["passage_id"], passages["id"].combine_chunks())
-    documents = passages["document"].take(own).to_numpy()
-
+    work = _Work(settings, inputs, tools, table)
     corpus = ArrayCorpus.load(inputs["encoded"], inputs["keyword"])
-    tools.progress("screen", 0, len(looked))
-    asked = remaining["text"].to_pylist()
-    vectors = load_encoder(settings.model).encode_queries(asked)
-    ranks, generic = _look_up(corpus, vectors, asked, documents, settings)
-    for place, row in enumerate(looked):
-        if generic[place]:
-            reasons[row] = "generic: many documents answer equally well"
-        elif not ranks[place]:
-            reasons[row] = f"own document not among the first {settings.screen.top_k}"
-
-    keep = (ranks > 0) & ~generic
-    columns = [*remaining.columns, own, pa.array(documents), pa.array(ranks)]
-    pairs = pa.table(
-        [column.cast(field.type) for column, field in zip(columns, PAIRS, strict=True)], schema=PAIRS
-    )
-    write_table(tools.output / "pairs.parquet", pairs.filter(pa.array(keep)))
-    np.save(tools.output / "pair_vectors.npy", vectors[keep])
-    kept = int(keep.sum())
-    return StageResult(counts={"queries": len(texts), "kept": kept}, drops=_tally(reasons, texts))
-
-
-def _textual_reasons(texts: list[str], settings: ScreenSettings) -> list[str]:
-    """Why a query is dropped by its text alone; "" keeps it. Of equal queries the first stays."""
-    seen: set[str] = set()
-    reasons = []
-    for text in texts:
-        plain = " ".join(text.casefold().split())
-        if len(plain) < settings.min_chars and plain.isascii():
-            reasons.append(f"shorter than {settings.min_chars} characters")
-        elif plain in seen:
-            reasons.append("duplicate")
-        else:
-            reasons.append("")
-        seen.add(plain)
-    return reasons
+    analyzer = corpus.keyword.analyzer
+    copies = work.read(analyzer)
+    looked = work.left()
+    vectors = load_encoder(settings.model).encode_queries([work.texts[row] for row in looked])
+    k = round_trip_depth(settings.screen, len(np.unique(corpus.documents)))
+    work.look_up(corpus, vectors, looked, k)
+    kept = np.isin(looked, work.left())
+    texts = [work.texts[row] for row in looked[kept]]
+    repeated = near_duplicates(texts, vectors[kept], analyzer, settings.screen.near_duplicate)
+    work.drop(looked[kept][repeated], NEAR_DUPLICATE)
+    if settings.screen.reranker:
+        work.rerank()
+    rows = work.left()
+    work.write(rows)
+    np.save(tools.output / "pair_vectors.npy", vectors[np.isin(looked, rows)])
+    counts = {
+        "queries": len(table),
+        "kept": len(rows),
+        "copy_share": round(copies / max(1, len(table)), 4),
+        "round_trip_depth": k,
+    }
+    return StageResult(counts=counts, drops=_tally(work.reasons, work.texts))
 
 
-def _look_up(
-    corpus: ArrayCorpus,
-    vectors: Vectors,
-    texts: list[str],
-    documents: npt.NDArray[np.int32],
-    settings: Settings,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-    """The 1-based rank of each query's own document under the teacher (0: not in the top k), and whether
-    the query is generic. In a small corpus the top is the whole corpus, so nothing is generic there."""
-    screen = settings.screen
-    teacher = Engine("teacher", units=settings.engine.units, keyword_weight=settings.engine.keyword_weight)
-    ranking = rank([teacher], corpus, vectors, texts, max(screen.top_k, screen.generic_ties))[0]
-    found = np.where(ranking.rows >= 0, corpus.documents[np.maximum(ranking.rows, 0)], -1)
-    hits = found[:, : screen.top_k] == documents[:, None]
-    ranks = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0).astype(np.int32)
-    close = ranking.scores >= ranking.scores[:, :1] - screen.generic_margin
-    return ranks, close.sum(axis=1) >= screen.generic_ties
+def round_trip_depth(settings: ScreenSettings, documents: int) -> int:
+    """Among how many documents the teacher must find a query's own: `top_k`, and more in a corpus of fewer
+    than `small_corpus` documents, where every pair that is lost is missed and near neighbours are few: as
+    the root of how many times smaller it is, up to a quarter of the documents, so that a query taken at
+    random still seldom passes."""
+    smaller = settings.small_corpus / max(1, documents)
+    return max(settings.top_k, int(min(settings.top_k * smaller**0.5, documents / 4)))
+
+
+class _Work:
+    """The queries (n) with what is known of each; a reason stands where one was dropped."""
+
+    def __init__(self, settings: Settings, inputs: Mapping[str, Path], tools: Tools, table: pa.Table) -> None:
+        self._settings, self._inputs, self._tools, self._table = settings, inputs, tools, table
+        passages = pq.read_table(inputs["passages.parquet"], columns=["id", "document"])
+        own = pc.index_in(table["passage_id"], passages["id"].combine_chunks())
+        self._own: Rows = own.to_numpy().astype(np.int64)
+        self._documents = np.asarray(passages["document"].take(own).to_numpy(), np.int32)
+        self._ranks = np.zeros(len(table), np.int32)
+        self.texts: list[str] = table["text"].to_pylist()
+        self.reasons = [""] * len(table)
+
+    def left(self) -> Rows:
+        """The rows that were not dropped so far, ascending."""
+        return np.flatnonzero([not reason for reason in self.reasons])
+
+    def drop(self, rows: Rows, reason: str) -> None:
+        """Drop rows for one reason."""
+        for row in rows:
+            self.reasons[row] = reason
+
+    def read(self, analyzer: Analyzer) -> int:
+        """Drop what the texts alone speak against; the number of queries that are copies, dropped or not."""
+        screen = TextScreen(self._settings.screen, analyzer)
+        self.reasons = [screen.alone(text) for text in self.texts]
+        models = pc.not_equal(self._table["generator"], _NO_MODEL).to_pylist()
+        copies = done = 0
+        for rows, record in by_passage(self._inputs["passages.parquet"], self._own, ["title", "text"]):
+            passage = Sibling(encoded_text(record["title"], record["text"]), analyzer)
+            for row in rows:
+                text = self.texts[row]
+                copied = is_copy(text, passage)
+                copies += copied
+                self.reasons[row] = self.reasons[row] or screen.beside(text, passage, models[row], copied)
+            done += len(rows)
+            self._tools.progress("reading queries", done, len(self.texts))
+        return copies
+
+    def look_up(self, corpus: ArrayCorpus, vectors: Vectors, rows: Rows, k: int) -> None:
+        """Drop rows (n), with vectors (n, d), whose own document is not among the teacher's first k, and
+        those that many documents answer equally well. In a small corpus the top is the whole corpus, so
+        nothing is generic there."""
+        screen, engine = self._settings.screen, self._settings.engine
+        self._tools.progress("looking up queries", 0, len(rows))
+        teacher = Engine("teacher", units=engine.units, keyword_weight=engine.keyword_weight)
+        texts = [self.texts[row] for row in rows]
+        ranking = rank([teacher], corpus, vectors, texts, max(k, screen.generic_ties))[0]
+        found = np.where(ranking.rows >= 0, corpus.documents[np.maximum(ranking.rows, 0)], -1)
+        hits = found[:, :k] == self._documents[rows][:, None]
+        ranks = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0).astype(np.int32)
+        self._ranks[rows] = ranks
+        close = ranking.scores >= ranking.scores[:, :1] - screen.generic_margin
+        generic = close.sum(axis=1) >= screen.generic_ties
+        self.drop(rows[ranks == 0], f"own document not among the first {k}")
+        self.drop(rows[generic], "generic: many documents answer equally well")
+
+    def rerank(self) -> None:
+        """Drop what the cross-encoder does not take for an answer."""
+        from searchfit.encoders.cross import CrossEncoder
+
+        screen = self._settings.screen
+        model = CrossEncoder.load(screen.reranker, self._settings.model.device)
+        rows = self.left()
+        waiting: list[tuple[int, str]] = []
+        done = 0
+
+        def judge() -> None:
+            scores = model.score([self.texts[row] for row, _ in waiting], [text for _, text in waiting])
+            low = np.array([row for row, _ in waiting], np.int64)[scores < screen.reranker_min]
+            self.drop(low, f"the re-ranker scores it below {screen.reranker_min:g}")
+            self._tools.progress("re-ranking queries", done, len(rows))
+            waiting.clear()
+
+        for places, record in by_passage(
+            self._inputs["passages.parquet"], self._own[rows], ["title", "text"]
+        ):
+            text = encoded_text(record["title"], record["text"])
+            waiting += [(int(rows[place]), text) for place in places]
+            done += len(places)
+            if len(waiting) >= 1024:
+                judge()
+        if waiting:
+            judge()
+
+    def write(self, rows: Rows) -> None:
+        """Write pairs.parquet with the rows that stay, and screened.parquet."""
+        output = self._tools.output
+        known = self._table.columns
+        documents, ranks = pa.array(self._documents), pa.array(self._ranks)
+        pairs = _table([*known, pa.array(self._own), documents, ranks], PAIRS)
+        write_table(output / "pairs.parquet", pairs.take(pa.array(rows)))
+        screened = _table([*known, documents, ranks, pa.array(self.reasons, pa.string())], SCREENED)
+        write_table(output / "screened.parquet", screened)
+
+
+def _table(columns: Sequence[pa.Array], schema: pa.Schema) -> pa.Table:
+    cast = [column.cast(field.type) for column, field in zip(columns, schema, strict=True)]
+    return pa.table(cast, schema=schema)
 
 
 def _tally(reasons: list[str], texts: list[str]) -> tuple[Drop, ...]:

@@ -1,0 +1,36 @@
+"""The command line: parse, call, print. Data goes to stdout, progress and messages to stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+from searchfit.cli import fitting, queries, searching
+from searchfit.cli.app import app
+from searchfit.errors import SearchfitError, SettingsError
+
+__all__ = ["app", "fitting", "main", "queries", "searching"]
+
+
+def main() -> None:
+    """Run the command line. Exit status: 0 ok, 1 failure, 2 usage, 130 interrupted."""
+    try:
+        app()
+    except SettingsError as error:
+        _fail(error, 2)
+    except SearchfitError as error:
+        _fail(error, 1)
+    except SystemExit as end:
+        if end.code == 130:  # typer's, for KeyboardInterrupt
+            print("\ninterrupted; the same command carries on", file=sys.stderr)
+        raise
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _fail(error: SearchfitError, status: int) -> NoReturn:
+    print(f"error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(error.hint, file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,84 @@
+"""What the commands share: the application, arguments, the console and progress."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Argument, Option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from searchfit.stages import Progress
+
+app = typer.Typer(
+    name="searchfit",
+    help="Fit a search engine to your own documents: no labels, one command, proven or left unchanged.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+WorkspacePath = Annotated[Path, Argument(metavar="WORKSPACE", help="folder that `searchfit fit` made")]
+AsJson = Annotated[bool, Option("--json", help="print JSON")]
+
+
+def command_line() -> str:
+    """The command as it was typed, for the manifest."""
+    import shlex
+
+    return shlex.join(["searchfit", *sys.argv[1:]])
+
+
+def console(stderr: bool = True) -> Console:
+    """Where people read."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, soft_wrap=True)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A progress bar on a terminal; silence elsewhere."""
+    from searchfit.stages import silent
+
+    if not sys.stderr.isatty():
+        yield silent
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bar
+
+    columns: list[Any] = [
+        TextColumn("{task.description:9}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    ]
+    with Bar(*columns, console=console(), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def tell(label: str, done: int, total: int, note: str = "") -> None:
+            if label not in tasks:
+                for task in tasks.values():
+                    bar.update(task, visible=False)
+                tasks[label] = bar.add_task(label, total=total or None, note="", rate="")
+            speed = bar.tasks[tasks[label]].speed
+            rate = f"{speed:.1f}/s" if speed else ""
+            bar.update(tasks[label], completed=done, note=note, rate=rate)
+
+        yield tell

@@ -1,0 +1,177 @@
+"""Commands that work on a workspace: fit, generate."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
+
+from searchfit.cli.app import AsJson, app, command_line, console, progress_bar
+
+if TYPE_CHECKING:
+    from searchfit.config import Settings
+    from searchfit.pipeline import Step
+
+
+Output = Annotated[Path, Option("--output", "-o", metavar="WORKSPACE", help="folder to make or carry on")]
+Text = Annotated[list[str] | None, Option(help="column of the text; may be repeated")]
+Ident = Annotated[str, Option("--id", help="column of the document id")]
+Title = Annotated[str, Option(help="column of the title")]
+Generators = Annotated[
+    str,
+    Option(help="who writes the queries: phrases, t5[:MODEL], chat:MODEL, openai:MODEL; several with commas"),
+]
+BaseUrl = Annotated[str, Option(help="server of openai:MODEL, for example http://127.0.0.1:11434/v1")]
+MaxQueries = Annotated[int, Option(min=0, help="write about this many queries at most")]
+MaxCost = Annotated[float, Option(min=0, help="stop writing queries before this much is spent")]
+Config = Annotated[Path | None, Option(help="settings as TOML")]
+Sets = Annotated[
+    list[str] | None, Option("--set", metavar="KEY=VALUE", help="any setting, section.key=value")
+]
+Force = Annotated[list[str] | None, Option(metavar="STAGE", help="run this stage again")]
+DryRun = Annotated[bool, Option(help="say what would run and why, and stop")]
+Model = Annotated[str, Option(help='"minilm", a model folder or a hub id')]
+
+
+@app.command()
+def fit(
+    source: Annotated[str, Argument(metavar="SOURCE", help="file, folder or pydoc:NAME,NAME...")],
+    output: Output,
+    text: Text = None,
+    id_: Ident = "",
+    title: Title = "",
+    queries: Annotated[str, Option(help="your own questions: .txt, .csv, .jsonl or a BEIR folder")] = "",
+    model: Model = "",
+    generator: Generators = "",
+    base_url: BaseUrl = "",
+    max_queries: MaxQueries = 0,
+    max_cost: MaxCost = 0,
+    config: Config = None,
+    set_: Sets = None,
+    force: Force = None,
+    until: Annotated[str, Option(metavar="STAGE", help="stop after this stage")] = "report",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read documents, write questions, tune, prove, and leave a search engine."""
+    named = {
+        "source.source": source,
+        "source.text": tuple(text or ()),
+        "source.id": id_,
+        "source.title": title,
+        "queries.file": queries,
+        "model.name": model,
+        "generate.generator": generator,
+        "openai.base_url": base_url,
+        "generate.max_queries": max_queries,
+        "generate.max_cost": max_cost,
+    }
+    settings = _settings(None, config, set_, named)
+    _work(output, settings, Run(force, until, dry_run, as_json))
+
+
+@app.command()
+def generate(
+    output: Output,
+    source: Annotated[
+        str,
+        Argument(metavar="[SOURCE]", help="as for fit; left out, WORKSPACE's own source and settings hold"),
+    ] = "",
+    text: Text = None,
+    id_: Ident = "",
+    title: Title = "",
+    generator: Generators = "",
+    base_url: BaseUrl = "",
+    max_queries: MaxQueries = 0,
+    max_cost: MaxCost = 0,
+    config: Config = None,
+    set_: Sets = None,
+    force: Force = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Only write questions and screen them; `searchfit queries` and `searchfit export` show them."""
+    named = {
+        "source.source": source,
+        "source.text": tuple(text or ()),
+        "source.id": id_,
+        "source.title": title,
+        "generate.generator": generator,
+        "openai.base_url": base_url,
+        "generate.max_queries": max_queries,
+        "generate.max_cost": max_cost,
+    }
+    settings = _settings(None if source else output, config, set_, named)
+    _work(output, settings, Run(force, "screen", dry_run, as_json))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How to run: what again, until where, only in words, and what to print."""
+
+    force: list[str] | None
+    until: str
+    dry_run: bool
+    as_json: bool
+
+
+def _settings(
+    workspace: Path | None, config: Path | None, sets: list[str] | None, named: dict[str, Any]
+) -> Settings:
+    """Settings from the options that were given, over those of a workspace where one is named."""
+    from searchfit.config import load_settings
+    from searchfit.workspace import Workspace
+
+    base = None
+    if workspace is not None:
+        place = Workspace(workspace)
+        place.require()
+        base = load_settings(place.settings_file)
+    return load_settings(config, sets or (), {key: value for key, value in named.items() if value}, base)
+
+
+def _work(output: Path, settings: Settings, run: Run) -> None:
+    from searchfit.pipeline import Fit
+    from searchfit.workspace import Workspace
+
+    workspace = Workspace(output)
+    with progress_bar() as progress:
+        work = Fit(workspace, settings, frozenset(run.force or ()), run.until, progress, command_line())
+        steps = [_said(step, run.dry_run) for step in (work.plan() if run.dry_run else work.run())]
+    if run.as_json:
+        print(json.dumps([{"stage": s.stage, "why": s.why, "seconds": s.seconds} for s in steps]))
+    elif not run.dry_run:
+        _close(workspace.path, steps, run.until)
+
+
+def _said(step: Step, dry_run: bool) -> Step:
+    screen = console()
+    if dry_run:
+        screen.print(
+            f"{step.stage:9}", f"would run: {step.why}" if step.why else "up to date", highlight=False
+        )
+    elif step.result is not None:
+        figures = ", ".join(f"{name} {value}" for name, value in step.result.counts.items())
+        screen.print(f"{step.stage:9} {step.seconds:6.1f} s  {figures}", highlight=False, markup=False)
+        for note in step.result.notes:
+            screen.print(f"{'':9} {note}", highlight=False, markup=False)
+        for drop in step.result.drops:
+            sample = f", for example {drop.samples[0]!r:.80}" if drop.samples else ""
+            screen.print(
+                f"{'':9} left out {drop.count}: {drop.reason}{sample}", highlight=False, markup=False
+            )
+    return step
+
+
+def _close(path: Path, steps: list[Step], until: str) -> None:
+    screen = console()
+    if not any(step.why for step in steps):
+        screen.print(f"{path}: nothing to do, everything is up to date.", highlight=False, markup=False)
+    if until == "report":
+        screen.print(f"report: {path / 'report.html'}", highlight=False, markup=False)
+        screen.print(f'next:   searchfit search {path} "your question"', highlight=False, markup=False)
+    if until == "screen":
+        screen.print(f"next:   searchfit queries {path}", highlight=False, markup=False)

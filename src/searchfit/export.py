@@ -1,0 +1,278 @@
+"""Export: the kept queries of a workspace with their passages, in the formats that other tools read.
+
+All are written in passage order, a thousand passages in memory, into a folder beside the one asked for, which
+then takes its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from searchfit.errors import SettingsError
+from searchfit.records import encoded_text
+from searchfit.screened import artefact
+from searchfit.workspace import sync_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+COLUMNS = ("query", "passage", "query_id", "document_id")
+SPLITS = ("train", "dev", "test")
+SHARD_PAIRS = 1024
+_MARK = ".searchfit-export.json"
+"""Names the files of an export, so that the next one knows what it may replace."""
+
+_CONTROL = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A kept query with its own passage; `text` is what was encoded, the title included."""
+
+    query_id: str
+    query: str
+    passage_id: str
+    text: str
+    document_id: str
+    split: str
+
+    def row(self) -> tuple[str, ...]:
+        """The cells of COLUMNS."""
+        return self.query, self.text, self.query_id, self.document_id
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """How many pairs were written, into which files of the folder."""
+
+    pairs: int
+    files: tuple[str, ...]
+
+
+def export_pairs(workspace: Path, folder: Path, format_: str, split: str = "all") -> Exported:
+    """Write the kept queries of a split ("all": of every one) with their passages.
+
+    tsv: query TAB passage without a header, white space and control characters made single spaces, in shards
+    of 1,024 pairs. csv: with a header; a cell that a spreadsheet could take for a formula gets an
+    apostrophe before it, which `sources.pairs` takes away again. jsonl, parquet: the same columns.
+    sentence-transformers: anchor and positive, a Parquet file a split. beir: every passage as the corpus,
+    with qrels by split. Raises SettingsError for an unknown format or split and for a folder that holds
+    anything but an earlier export, WorkspaceError for a workspace that has not come that far.
+    """
+    if format_ not in _WRITERS:
+        raise SettingsError(f"there is no format {format_!r}.", f"The formats are: {', '.join(_WRITERS)}.")
+    if split not in (*SPLITS, "all"):
+        raise SettingsError(f"there is no split {split!r}.", "The splits are: train, dev, test, all.")
+    _check_place(folder)
+    by_split = format_ in _BY_SPLIT
+    chosen = _Chosen(workspace, split, by_split)
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        _WRITERS[format_](chosen, beside)
+        files = tuple(sorted(str(file.relative_to(beside)) for file in beside.rglob("*") if file.is_file()))
+        mark = {"format": format_, "split": split, "pairs": chosen.count, "files": files}
+        (beside / _MARK).write_text(json.dumps(mark), encoding="utf-8")
+        for file in files:
+            sync_file(beside / file)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return Exported(chosen.count, files)
+
+
+def _check_place(folder: Path) -> None:
+    """Raise SettingsError unless the folder is new, empty or an earlier export."""
+    if not folder.exists():
+        return
+    ours: set[str] = set()
+    if folder.is_dir():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            ours = {_MARK, *json.loads((folder / _MARK).read_text(encoding="utf-8"))["files"]}
+        if {str(f.relative_to(folder)) for f in folder.rglob("*") if not f.is_dir()} <= ours:
+            return
+    raise SettingsError(
+        f"{folder} is {'not empty' if folder.is_dir() else 'a file'}, and no earlier export.",
+        "Name a new or empty folder.",
+    )
+
+
+class _Chosen:
+    """The pairs of a workspace, read as they are asked for; `count` counts those that were."""
+
+    def __init__(self, workspace: Path, split: str, by_split: bool) -> None:
+        self.split = split
+        self.count = 0
+        self.passages = artefact(workspace, "passages.parquet", "split")
+        self._pairs = artefact(workspace, "pairs.parquet", "screen")
+        divided = by_split or split != "all"
+        self._holdout = artefact(workspace, "holdout.parquet", "holdout") if divided else None
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that are asked for."""
+        return SPLITS if self.split == "all" else (self.split,)
+
+    def __iter__(self) -> Iterator[Pair]:
+        import pyarrow.parquet as pq
+
+        from searchfit.screening import by_passage
+
+        pairs = pq.read_table(self._pairs, columns=["id", "text", "passage", "document"])
+        splits = pq.read_table(self._holdout, columns=["split"])["split"] if self._holdout else None
+        own = pairs["passage"].to_numpy().astype("int64")
+        for places, passage in by_passage(self.passages, own, ["id", "document_id", "title", "text"]):
+            text = encoded_text(passage["title"], passage["text"])
+            for query in pairs.take(places).to_pylist():
+                split = splits[query["document"]].as_py() if splits else ""
+                if self.split in ("all", split):
+                    self.count += 1
+                    ids = passage["id"], text, passage["document_id"], split
+                    yield Pair(query["id"], query["text"], *ids)
+
+
+def _write_tsv(pairs: Iterable[Pair], folder: Path) -> None:
+    rest = iter(pairs)
+    number = 0
+    while (shard := list(islice(rest, SHARD_PAIRS))) or not number:
+        with _open(folder / f"pairs-{number:05d}.tsv") as file:
+            file.writelines(f"{_clean(pair.query)}\t{_clean(pair.text)}\n" for pair in shard)
+        number += 1
+
+
+def _clean(text: str) -> str:
+    return _CONTROL.sub(" ", text).strip()
+
+
+def _write_csv(pairs: Iterable[Pair], folder: Path) -> None:
+    with _open(folder / "pairs.csv") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows([_asleep(cell) for cell in pair.row()] for pair in pairs)
+
+
+def _asleep(cell: str) -> str:
+    """A cell that no spreadsheet computes. Cells that look like such a one get one apostrophe more, so that
+    taking one away always gives the cell back."""
+    cell = cell.replace("\0", " ")
+    return f"'{cell}" if _FORMULA.match(cell) else cell
+
+
+def _write_jsonl(pairs: Iterable[Pair], folder: Path) -> None:
+    with _open(folder / "pairs.jsonl") as file:
+        for pair in pairs:
+            _line(file, dict(zip(COLUMNS, pair.row(), strict=True)))
+
+
+def _write_parquet(pairs: Iterable[Pair], folder: Path) -> None:
+    with _Tables(COLUMNS) as tables:
+        tables.open(folder / "pairs.parquet")
+        for pair in pairs:
+            tables.add("pairs", pair.row())
+
+
+def _write_sentence_transformers(pairs: _Chosen, folder: Path) -> None:
+    with _Tables(("anchor", "positive")) as tables:
+        for split in pairs.splits:
+            tables.open(folder / f"{split}.parquet")
+        for pair in pairs:
+            tables.add(pair.split, (pair.query, pair.text))
+
+
+def _write_beir(pairs: _Chosen, folder: Path) -> None:
+    import pyarrow.parquet as pq
+
+    (folder / "qrels").mkdir()
+    with contextlib.ExitStack() as stack:
+        corpus = stack.enter_context(_open(folder / "corpus.jsonl"))
+        with pq.ParquetFile(pairs.passages) as file:
+            for batch in file.iter_batches(1024, columns=["id", "document_id", "title", "text"]):
+                for row in batch.to_pylist():
+                    inner = {"document_id": row["document_id"]}
+                    _line(
+                        corpus,
+                        {"_id": row["id"], "title": row["title"], "text": row["text"], "metadata": inner},
+                    )
+        queries = stack.enter_context(_open(folder / "queries.jsonl"))
+        qrels = {
+            split: stack.enter_context(_open(folder / "qrels" / f"{split}.tsv")) for split in pairs.splits
+        }
+        for judged in qrels.values():
+            judged.write("query-id\tcorpus-id\tscore\n")
+        for pair in pairs:
+            _line(queries, {"_id": pair.query_id, "text": pair.query})
+            qrels[pair.split].write(f"{pair.query_id}\t{pair.passage_id}\t1\n")
+
+
+def _line(file: IO[str], value: dict[str, Any]) -> None:
+    file.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def _open(path: Path) -> IO[str]:
+    return path.open("w", encoding="utf-8", newline="")
+
+
+class _Tables:
+    """Parquet files of string columns, by name, written a shard at a time."""
+
+    def __init__(self, columns: Iterable[str]) -> None:
+        import pyarrow as pa
+
+        self._schema = pa.schema([(name, pa.string()) for name in columns])
+        self._files: dict[str, Any] = {}
+        self._rows: dict[str, list[tuple[str, ...]]] = {}
+
+    def open(self, path: Path) -> None:
+        """Begin a file; its name without the extension is the table's."""
+        import pyarrow.parquet as pq
+
+        self._files[path.stem] = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._rows[path.stem] = []
+
+    def add(self, name: str, row: tuple[str, ...]) -> None:
+        """Add a row to a table."""
+        self._rows[name].append(row)
+        if len(self._rows[name]) == SHARD_PAIRS:
+            self._flush(name)
+
+    def _flush(self, name: str) -> None:
+        self._files[name].write_table(self._table(self._rows[name]))
+        self._rows[name].clear()
+
+    def _table(self, rows: list[tuple[str, ...]]) -> pa.Table:
+        import pyarrow as pa
+
+        columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in self._schema]
+        return pa.table(columns, schema=self._schema)
+
+    def __enter__(self) -> _Tables:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, file in self._files.items():
+            self._flush(name)
+            file.close()
+
+
+_WRITERS: dict[str, Callable[[_Chosen, Path], None]] = {
+    "tsv": _write_tsv,
+    "csv": _write_csv,
+    "jsonl": _write_jsonl,
+    "parquet": _write_parquet,
+    "sentence-transformers": _write_sentence_transformers,
+    "beir": _write_beir,
+}
+_BY_SPLIT = ("sentence-transformers", "beir")
