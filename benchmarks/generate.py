@@ -1,6 +1,6 @@
 """Queries per second of the t5 generator on a model of t5-small's shape with random weights.
 
-    python benchmarks/generate.py [--passages 48] [--tokens 32] [--loop 6] [--source FILE] [--rounds 1]
+    python benchmarks/generate.py [--passages 128] [--tokens 32] [--loop 6] [--source FILE] [--rounds 1]
     python benchmarks/generate.py --memory [--passages 100000]
 
 Compares, at three sampled queries of exactly --tokens tokens for each passage: (a) one passage at a time with
@@ -44,7 +44,7 @@ Rates = tuple[float, float]
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--passages", type=int, help="how many (48; with --memory 100000)")
+    parser.add_argument("--passages", type=int, help="how many (128; with --memory 100000)")
     parser.add_argument("--tokens", type=int, default=32, help="length of every query")
     parser.add_argument("--loop", type=int, default=6, help="passages of the slow loop (a)")
     parser.add_argument("--rounds", type=int, default=1, help="the best of so many is shown")
@@ -57,7 +57,7 @@ def main() -> None:
         memory(options.passages or 100_000)
         return
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait take no CPU time
-    passages = pieces(options.source, options.passages or 48)
+    passages = pieces(options.source, options.passages or 128)
     with tempfile.TemporaryDirectory() as folder:
         model = make_model(Path(folder) / "model", passages)
         rates = dict(speed(model, passages, options))

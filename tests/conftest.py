@@ -124,7 +124,7 @@ class Bench:
 
     def inputs(self, stage: str) -> dict[str, Path]:
         """The artefacts that a stage reads, after the stages before it have run."""
-        from searchfit.pipeline import STAGES
+        from searchfit.recipe import STAGES
 
         for earlier in STAGES:
             if earlier.name == stage:
@@ -134,7 +134,7 @@ class Bench:
 
     def run(self, stage: str) -> Any:
         """The stage's result."""
-        from searchfit.pipeline import STAGES
+        from searchfit.recipe import STAGES
         from searchfit.stages import Tools
 
         if stage not in self.results:
@@ -146,7 +146,7 @@ class Bench:
 
     def path(self, name: str) -> Path:
         """An artefact, made when it is not there yet."""
-        from searchfit.pipeline import STAGES
+        from searchfit.recipe import STAGES
 
         self.run(next(stage.name for stage in STAGES if name in stage.names("v1")))
         return self.folder / name

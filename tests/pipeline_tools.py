@@ -28,6 +28,7 @@ SMALL = {
     "generate.max_queries": 150,
     "train.min_queries": 20,
     "train.epochs": 1,
+    "train.learning_rate": 1e-3,
     "choose.permutations": 200,
     "choose.bootstrap": 200,
 }

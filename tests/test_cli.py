@@ -25,7 +25,7 @@ from pipeline_tools import (
     write_corpus,
 )
 
-from searchfit.pipeline import STAGES
+from searchfit.recipe import STAGES
 from searchfit.search import open_searcher
 
 COMMANDS = ("fit", "search", "status", "evaluate")

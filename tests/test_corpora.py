@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pipeline_tools import Corpus, cli, command, fit, options, ran, random_sentences, tiny_model
 
-from searchfit.pipeline import STAGES
+from searchfit.recipe import STAGES
 from searchfit.search import Searcher, open_searcher
 
 ALL = [stage.name for stage in STAGES]

@@ -19,10 +19,11 @@ from generators.faulty_server import FaultyServer
 from generators.test_t5 import save_model
 from generators.tiny_llama import save_tiny_llama
 from packaging.requirements import Requirement
+from pipeline_tools import tiny_model
 
 from searchfit.cli import main
 from searchfit.config import load_settings
-from searchfit.pipeline import STAGES
+from searchfit.recipe import STAGES
 from searchfit.toml import tomllib
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +72,14 @@ def write_listings(folder: Path) -> None:
     (judged / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\tL15\t1\n", encoding="utf-8")
 
 
+def write_pairs(folder: Path) -> None:
+    """pairs.csv: questions, and the descriptions of the listings that answer them."""
+    with (folder / "listings.csv").open(encoding="utf-8", newline="") as file:
+        rows = [(f"where is a {row['name']}", row["description"]) for row in csv.DictReader(file)]
+    with (folder / "pairs.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("query", "passage"), *rows])
+
+
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the reader's files; the pages' workspaces are made in it."""
@@ -78,6 +87,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_listings(folder)
     save_model(folder / "query-t5", 1)
     save_tiny_llama(folder / "llama")
+    write_pairs(folder)
+    made = tiny_model(folder / "made")
+    made.rename(folder / "other-model")
+    (folder / "made" / "plain").rename(folder / "plain-bert")
     return folder
 
 

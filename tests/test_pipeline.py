@@ -33,7 +33,8 @@ from pipeline_tools import (
 import searchfit
 from searchfit.config import Settings, load_settings, to_toml
 from searchfit.errors import SearchfitError, SettingsError, SourceError, WorkspaceError
-from searchfit.pipeline import STAGES, Fit, Step
+from searchfit.pipeline import Fit, Step
+from searchfit.recipe import STAGES
 from searchfit.search import open_searcher
 from searchfit.workspace import Workspace
 
@@ -108,13 +109,20 @@ CHANGES: list[tuple[dict[str, Any], list[str]]] = [
     # Other part files with the same queries in them give the same pairs.
     ({"generate__part_passages": 7}, ["generate", "screen", "report"]),
     ({"screen__min_chars": 5}, ["screen", "report"]),
-    ({"screen__top_k": 1}, ["screen", "mine", "train", "evaluate", "choose", "report"]),
-    ({"train__enabled": False}, ["train", "evaluate", "choose", "report"]),
-    ({"mine__candidates": 3}, ["mine", "train", "evaluate", "choose", "report"]),
-    ({"train__epochs": 2}, ["train", "evaluate", "choose", "report"]),
+    ({"screen__top_k": 1}, ["screen", "mine", "train", "reencode", "evaluate", "choose", "report"]),
+    ({"train__enabled": False}, ["train", "reencode", "evaluate", "choose", "report"]),
+    ({"mine__candidates": 3}, ["mine", "train", "reencode", "evaluate", "choose", "report"]),
+    ({"train__epochs": 2}, ["train", "reencode", "evaluate", "choose", "report"]),
     ({"evaluate__merges": (0.5,)}, ["evaluate", "choose", "report"]),
     ({"choose__bootstrap": 100}, ["choose", "report"]),
-    ({"seed": 14}, ["generate", "screen", "holdout", "mine", "train", "evaluate", "choose", "report"]),
+    # Passages are as they were, so there is nothing to encode anew.
+    ({"reencode__merges": (0.25,)}, ["reencode", "evaluate", "report"]),
+    ({"pretrain__epochs": 2}, ["pretrain", "report"]),
+    ({"pairs__query": ("question",)}, ["ingest", "label", "report"]),
+    (
+        {"seed": 14},
+        [stage for stage in ALL if stage not in ("ingest", "split", "keyword", "encode", "index")],
+    ),
 ]
 
 
@@ -174,7 +182,12 @@ DAMAGE = [
     ("encoded/sentences.npy", ["encode", "report"]),
     ("queries/part-00000.parquet", ["generate", "report"]),
     ("pairs.parquet", ["screen", "report"]),
+    ("labelled.parquet", ["label", "report"]),
+    ("models/pretrained/towers.json", ["pretrain", "report"]),
+    ("mined/queries.parquet", ["mine", "report"]),
     ("models/trained/query_tower.safetensors", ["train", "report"]),
+    ("models/trained/course.csv", ["train", "report"]),
+    ("encoded_tuned/shares.json", ["reencode", "report"]),
     ("evaluation/choice.json", ["choose", "report"]),
     ("engine.json", ["index", "report"]),
     ("report.html", ["report"]),
@@ -212,7 +225,7 @@ def test_a_dry_run_changes_nothing(workspace: Path, corpus: Corpus, tmp_path: Pa
     before = tree(workspace)
     assert ran(plan(workspace, corpus)) == []
     steps = plan(workspace, corpus, train__epochs=3)
-    assert ran(steps) == ["train", "evaluate", "choose", "index", "report"]
+    assert ran(steps) == ["train", "reencode", "evaluate", "choose", "index", "report"]
     assert "settings train" in next(step.why for step in steps if step.stage == "train")
     assert all(step.result is None for step in steps)
     assert tree(workspace) == before

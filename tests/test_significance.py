@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from searchfit import significance
-from searchfit.significance import bootstrap_interval, compare, paired_randomization
+from searchfit.significance import bootstrap_interval, compare, holm, paired_randomization
 
 
 def exact_p(a: np.ndarray, b: np.ndarray) -> float:
@@ -129,3 +129,37 @@ def test_equal_systems() -> None:
 def test_misuse_is_refused(a: list[float], b: list[float]) -> None:
     with pytest.raises(ValueError, match=r"same queries|finite"):
         compare(a, b, 100, 100, 0)
+
+
+def test_holm_by_hand() -> None:
+    # Sorted: .005 x 4, .01 x 3, .03 x 2, .04 x 1 which may not fall below the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.4]) == pytest.approx([0.9, 0.8])
+    assert holm([0.7, 0.6]) == [1.0, 1.0]
+    assert holm([0.02]) == [0.02]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_holm_lies_between_the_raw_values_and_bonferroni(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    raw = random.random(1 + seed % 7) ** 3
+    found = np.array(holm(raw.tolist()))
+    assert (found >= raw).all()
+    assert (found <= np.minimum(1, raw * len(raw))).all()
+    order = np.argsort(raw)
+    assert (np.diff(found[order]) >= 0).all()
+    assert found[order[0]] == pytest.approx(min(1, raw.min() * len(raw)))
+    shuffled = random.permutation(len(raw))
+    assert holm(raw[shuffled].tolist()) == found[shuffled].tolist()
+
+
+def test_holm_rejects_what_the_steps_reject() -> None:
+    random = np.random.default_rng(1)
+    for raw in random.random((50, 5)) * 0.06:
+        rejected = set()
+        for step, row in enumerate(np.argsort(raw)):  # the procedure as it is published
+            if raw[row] > 0.05 / (5 - step):
+                break
+            rejected.add(int(row))
+        assert {row for row, p in enumerate(holm(raw.tolist())) if p <= 0.05} == rejected

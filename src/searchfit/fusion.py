@@ -260,7 +260,8 @@ def rank_one(
         if depth >= total:
             return scored
         bound = _bound(engine, [last for _, last in legs])
-        certain = scored.rows[scored.scores > bound + 2e-6]
+        # Twice the rounding, and what single precision leaves open where scores are large.
+        certain = scored.rows[scored.scores > bound + 2e-6 * max(1.0, abs(bound))]
         if want(certain):
             return scored
         depth *= 4

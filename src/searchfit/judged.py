@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from searchfit.config import ModelSettings, QueriesSettings, load_settings
+from searchfit.config import QueriesSettings, load_settings
 from searchfit.encoders import load_encoder
+from searchfit.encoders.corpus import Encoding
 from searchfit.errors import SearchfitError, SourceError
-from searchfit.fusion import Ranking, rank
+from searchfit.fusion import Corpus, Ranking, rank
 from searchfit.metrics import NAMES, means, score_ranking, write_run
 from searchfit.records import Engine
-from searchfit.search import Searcher, open_searcher
+from searchfit.search import ArrayCorpus, Searcher, open_searcher
 from searchfit.sources.queries import read_queries
 from searchfit.workspace import Workspace
 
@@ -54,7 +55,7 @@ def evaluate_judged(path: Path, folder: Path, split: str = "test", run: Path | N
     notes = _missing(set(ids), asked.qrels, [id_ for id_, _ in queries])
     texts = [text for _, text in queries]
     scores: dict[str, dict[str, float]] = {}
-    for name, ranking in _rankings(searcher, load_settings(workspace.settings_file).model, texts):
+    for name, ranking in _rankings(searcher, workspace, texts):
         rows = [[ids[row] for row in found if row >= 0] for found in ranking.rows]
         by_query = {
             id_: score_ranking(documents, asked.qrels[id_])
@@ -74,22 +75,29 @@ def _write(path: Path, rankings: Mapping[str, Sequence[tuple[str, float]]]) -> N
         raise SearchfitError(f"the run {path} cannot be written: {error.strerror}.") from error
 
 
-def _rankings(searcher: Searcher, model: ModelSettings, texts: Sequence[str]) -> list[tuple[str, Ranking]]:
+def _rankings(searcher: Searcher, workspace: Workspace, texts: Sequence[str]) -> list[tuple[str, Ranking]]:
     chosen = searcher.engine
+    model = load_encoder(load_settings(workspace.settings_file).model)
+    # Where passages were tuned, the index holds their tuned vectors; the untuned ones are in the workspace.
+    plain: Corpus = searcher.corpus
+    if chosen.document_tower:
+        plain = ArrayCorpus.load(workspace.artefact("encoded"), workspace.artefact("keyword"))
+    weight = Encoding.load(workspace.artefact("encoded")).dense_weight
+    engine = replace(chosen, name="untuned engine", query_tower=0.0, document_tower=0.0, dense_weight=weight)
     untuned = {
-        "untuned dense": Engine("untuned dense", units="passage", keyword_weight=0),
+        "untuned dense": replace(engine, name="untuned dense", units="passage", keyword_weight=0),
         "keyword": Engine("keyword", dense_weight=0),
-        "untuned blend": replace(chosen, name="untuned blend", query_tower=0.0, units="passage"),
-        "untuned engine": replace(chosen, name="untuned engine", query_tower=0.0),
+        "untuned blend": replace(engine, name="untuned blend", units="passage"),
+        "untuned engine": engine,
     }
     served = {
         "chosen dense alone": replace(chosen, name="chosen dense alone", keyword_weight=0),
         f"chosen engine ({chosen.name})": chosen,
     }
     rankings: list[tuple[str, Ranking]] = []
-    for engines, encoder in ((untuned, load_encoder(model)), (served, searcher.encoder)):
+    for engines, encoder, corpus in ((untuned, model, plain), (served, searcher.encoder, searcher.corpus)):
         vectors = encoder.encode_queries(texts)
-        ranked = rank(list(engines.values()), searcher.corpus, vectors, texts, _DEPTH)
+        ranked = rank(list(engines.values()), corpus, vectors, texts, _DEPTH)
         rankings += zip(engines, ranked, strict=True)
     return rankings
 

@@ -1,4 +1,4 @@
-"""The pipeline: STAGES in order, and `fit`, which runs those whose work is not done yet.
+"""The pipeline runs the stages of the recipe whose work is not done yet.
 
 A stage is done when the manifest holds its key: a hash of its settings, of the content of the artefacts it
 reads, of what it depends on outside the workspace, and of its version. A killed fit carries on with the
@@ -7,15 +7,16 @@ stage that did not end, and within it with the parts that were finished.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import importlib
 import itertools
 import json
 import platform
 import re
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -24,140 +25,11 @@ from typing import Any
 
 from searchfit.config import Settings, to_toml
 from searchfit.errors import SettingsError
+from searchfit.recipe import STAGES, Stage
 from searchfit.records import StageResult
 from searchfit.stages import Progress, Tools, silent
+from searchfit.training.crew import Task, tasks, together
 from searchfit.workspace import FORMAT, Workspace, digest, size, write_bytes
-
-Outside = Callable[[Settings], Any]
-
-
-def _source(settings: Settings) -> Any:
-    from searchfit.sources import open_source
-
-    return open_source(settings.source).fingerprint()
-
-
-def _model(settings: Settings) -> Any:
-    from searchfit.encoders import fingerprint
-
-    return fingerprint(settings.model)
-
-
-def _generators(settings: Settings) -> Any:
-    from searchfit.generators import outside
-
-    return outside(settings)
-
-
-def _screen(settings: Settings) -> Any:
-    from searchfit.encoders import model_digest
-
-    reranker = settings.screen.reranker
-    return [_model(settings), model_digest(reranker) if reranker else None]
-
-
-def _queries(settings: Settings) -> Any:
-    from searchfit.sources.queries import fingerprint
-
-    return [_model(settings), fingerprint(settings.queries) if settings.queries.file else None]
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A stage by name: the settings sections and artefacts it reads, the artefacts it writes ({key} makes
-    a new version of each run), and what it depends on outside of both."""
-
-    name: str
-    sections: tuple[str, ...]
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-    outside: Outside | None = None
-
-    def names(self, version: str) -> list[str]:
-        """The artefacts it writes as a version."""
-        return [name.format(key=version) for name in self.writes]
-
-    @property
-    def module(self) -> Any:
-        """The module with `run` and `VERSION`."""
-        return importlib.import_module(f"searchfit.stages.{self.name}")
-
-
-_EVALUATION = (
-    "evaluation/systems.json",
-    "evaluation/queries.parquet",
-    "evaluation/metrics.parquet",
-    "evaluation/top.parquet",
-)
-
-STAGES = (
-    Stage("ingest", ("source",), (), ("documents.parquet",), _source),
-    Stage("split", ("split", "model"), ("documents.parquet",), ("passages.parquet",), _model),
-    Stage("keyword", ("keyword",), ("passages.parquet",), ("keyword",)),
-    Stage("encode", ("model",), ("passages.parquet",), ("encoded",), _model),
-    Stage(
-        "generate",
-        ("generate", "t5", "prompt", "chat", "openai", "seed"),
-        ("passages.parquet", "keyword"),
-        ("queries",),
-        _generators,
-    ),
-    Stage(
-        "screen",
-        ("screen", "model", "engine"),
-        ("queries", "passages.parquet", "encoded", "keyword"),
-        ("pairs.parquet", "pair_vectors.npy", "screened.parquet"),
-        _screen,
-    ),
-    Stage("holdout", ("holdout", "seed"), ("documents.parquet", "passages.parquet"), ("holdout.parquet",)),
-    Stage(
-        "mine",
-        ("mine", "engine", "seed"),
-        ("pairs.parquet", "pair_vectors.npy", "holdout.parquet", "encoded", "keyword"),
-        ("mined",),
-    ),
-    Stage(
-        "train",
-        ("train", "engine", "model", "seed"),
-        ("mined", "pairs.parquet", "encoded", "keyword"),
-        ("models/trained",),
-        _model,
-    ),
-    Stage(
-        "evaluate",
-        ("evaluate", "queries", "engine", "model", "seed"),
-        ("documents.parquet", "pairs.parquet", "holdout.parquet", "encoded", "keyword", "models/trained"),
-        _EVALUATION,
-        _queries,
-    ),
-    Stage(
-        "choose",
-        ("choose", "model", "seed"),
-        ("documents.parquet", "models/trained", *_EVALUATION),
-        ("evaluation/choice.json", "models/tuned"),
-        _model,
-    ),
-    Stage(
-        "index",
-        ("model",),
-        (
-            "documents.parquet",
-            "passages.parquet",
-            "encoded",
-            "keyword",
-            "evaluation/choice.json",
-            "models/tuned",
-        ),
-        ("index/{key}", "engine.json"),
-    ),
-    Stage(
-        "report",
-        ("choose", "seed"),
-        ("evaluation/choice.json", *_EVALUATION, "manifest.json"),
-        ("report.html",),
-    ),
-)
-"""The recipe, in order. Which stages run again after a change follows from what each reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +143,9 @@ class Fit:
         started = time.perf_counter()
         version_ = self._version(stage, key)
         tools = Tools(folder, version_, self.progress, self.workspace.ledger, stage.name in self.force)
-        result: StageResult = stage.module.run(self.settings.only(*stage.sections), inputs, tools)
+        task = Task(stage.name, self.settings, inputs)
+        with together(task) if stage.trains else contextlib.nullcontext():
+            result: StageResult = stage.module.run(self.settings.only(*stage.sections), inputs, tools)
         seconds = time.perf_counter() - started
         self._publish(stage, key, version_, result, seconds)
         return Step(stage.name, why, seconds, result)
@@ -343,6 +217,15 @@ class Fit:
         for old in [path for path in versions if f"index/{path.name}" != served][:-1]:
             shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(self.workspace.path / ".partial", ignore_errors=True)
+
+
+def assist() -> None:
+    """Take part in the stages that train, in a process that is not the first of its crew, until the first one
+    has ended. Raises what the stages raise."""
+    for task in tasks():
+        stage = next(stage for stage in STAGES if stage.name == task.stage)
+        with together(task), tempfile.TemporaryDirectory(prefix="searchfit-") as scratch:
+            stage.module.run(task.settings.only(*stage.sections), task.inputs, Tools(Path(scratch)))
 
 
 def _story(manifest: Mapping[str, Any]) -> str:

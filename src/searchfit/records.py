@@ -54,6 +54,22 @@ HOLDOUT = pa.schema(
 )
 """holdout.parquet: one row a document; documents of one near-duplicate cluster share their split."""
 
+LABELLED = pa.schema(
+    [
+        ("query_id", pa.string()),
+        ("query", pa.string()),
+        ("text", pa.large_string()),
+        ("label", pa.float32()),
+        ("negatives", pa.list_(pa.large_string())),
+        ("passage", pa.int32()),
+        ("document", pa.int32()),
+        ("split", pa.string()),
+    ]
+)
+"""labelled.parquet: the user's pairs of a query and a text, of label 1 (answers) to 0 (does not). `passage`
+and `document` are rows of the tables where the text is in the corpus, else -1. Pairs of one query share
+their split; that of a document's queries is the document's."""
+
 Units = Literal["passage", "sentence", "both"]
 
 
@@ -145,12 +161,13 @@ class Engine:
     score(query, passage) = dense_weight * dense + keyword_weight * keyword, where `dense` is the similarity
     of the query to the passage vector (`units="passage"`), to the best of the sentence vectors ("sentence"),
     or the mean of both ("both"), and `keyword` is the BM25 score over the most that the query could attain.
-    A document scores as its best passage. `query_tower` is the share of the tuned weights in the query
-    encoder: 0 is the untuned model, 1 the tuned one, between them their interpolation.
+    A document scores as its best passage. `query_tower` and `document_tower` are the shares of the tuned
+    weights in the two encoders: 0 is the untuned model, 1 the tuned one, between them their interpolation.
     """
 
     name: str
     query_tower: float = 0.0
+    document_tower: float = 0.0
     units: Units = "both"
     dense_weight: float = 1.0
     keyword_weight: float = 1.0

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from searchfit.config import ModelSettings
+from searchfit.config import EngineSettings, ModelSettings
 from searchfit.encoders import load_encoder
+from searchfit.encoders.corpus import COSINE, Encoding
 from searchfit.errors import SettingsError, WorkspaceError
 from searchfit.filters import Filter, parse
 from searchfit.fusion import Block, Floats, Ranking, Rows, Scored, Vectors, rank, rank_one
@@ -31,20 +32,22 @@ _SNIPPET_CHARS = 240
 
 @dataclass(frozen=True, slots=True)
 class ArrayCorpus:
-    """A corpus in arrays: (n, d) passages, (m, d) sentences, (n + 1) offsets, (n) documents (ascending)."""
+    """A corpus in arrays: (n, d) passages, (m, d) sentences, (n + 1) offsets, (n) documents (ascending), and
+    how the vectors are compared."""
 
     passages: Vectors
     sentences: Vectors
     offsets: Rows
     documents: npt.NDArray[np.int32]
     keyword: KeywordIndex
+    encoding: Encoding = COSINE
 
     @classmethod
     def load(cls, encoded: Path, keyword: Path) -> ArrayCorpus:
         """Open the artefacts of the encode stage; vectors are memory-mapped."""
         names = ("passages", "sentences", "offsets", "documents")
         arrays = {name: np.load(encoded / f"{name}.npy", mmap_mode="r") for name in names}
-        return cls(**arrays, keyword=KeywordIndex.load(keyword))
+        return cls(**arrays, keyword=KeywordIndex.load(keyword), encoding=Encoding.load(encoded))
 
     @property
     def count(self) -> int:
@@ -80,6 +83,16 @@ class ArrayCorpus:
                 offsets,
             )
             start = end
+
+
+def untuned_engine(settings: EngineSettings, encoding: Encoding, name: str = "untuned engine") -> Engine:
+    """The engine of the settings over vectors as they are encoded, which every stage begins from."""
+    return Engine(
+        name,
+        units=settings.units,
+        dense_weight=encoding.dense_weight,
+        keyword_weight=settings.keyword_weight,
+    )
 
 
 class StoreCorpus:

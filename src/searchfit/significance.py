@@ -72,6 +72,17 @@ def compare(
     )
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for testing all of them, in the same order (Holm 1979, "A simple sequentially
+    rejective multiple test procedure")."""
+    corrected = [0.0] * len(p_values)
+    most = 0.0
+    for place, row in enumerate(sorted(range(len(p_values)), key=lambda row: p_values[row])):
+        most = max(most, min(1.0, (len(p_values) - place) * p_values[row]))
+        corrected[row] = most
+    return corrected
+
+
 def paired_randomization(
     a: Sequence[float] | Floats, b: Sequence[float] | Floats, permutations: int, seed: int
 ) -> float:

@@ -84,6 +84,19 @@ def load_teacher(name: str, materials: Materials) -> Teacher:
     return members[0] if len(members) == 1 else EnsembleTeacher(members)
 
 
+def outside(name: str) -> list[str]:
+    """Digests of the models that a teacher needs. Raises SettingsError for a name that is none, ModelError
+    when a model is not to be had."""
+    found = []
+    for part in _MEMBERS.split(name):
+        kind, _, model = part.partition(":")
+        if kind in ("cross-encoder", "bi-encoder") and model:
+            found.append(model_digest(model))
+        elif part != "blend":
+            raise SettingsError(f"no teacher is called {part!r}.", f"There are: {_KINDS}.")
+    return found
+
+
 def _load(name: str, materials: Materials) -> Teacher:
     kind, _, model = name.partition(":")
     if name == "blend":

@@ -75,6 +75,23 @@ def _sync_folder(path: Path) -> None:
             os.close(handle)
 
 
+def link_tree(source: Path, target: Path) -> None:
+    """A second name for each file of a folder where the file system can, else a copy: the target stays whole
+    when the source is replaced. A target that is there is replaced."""
+
+    def link(one: str, other: str) -> None:
+        try:
+            os.link(one, other)
+        except OSError:
+            shutil.copy2(one, other)
+
+    beside = target.with_name(f"{target.name}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    shutil.copytree(source, beside, copy_function=link)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(beside, target)
+
+
 def digest(path: Path) -> str:
     """A hash of a file's content, or of a folder's file names and contents."""
     total = hashlib.blake2b(digest_size=16)
@@ -99,9 +116,11 @@ def _files(path: Path) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The folder of one fit. It holds paths and the manifest; the artefacts belong to the stages."""
+    """The folder of one fit. It holds paths and the manifest; the artefacts belong to the stages. Fits that
+    belong together may share a ledger of generators."""
 
     path: Path
+    shared_ledger: Path | None = None
 
     def artefact(self, name: str) -> Path:
         """The path of an artefact by its name in the layout."""
@@ -124,7 +143,7 @@ class Workspace:
     @property
     def ledger(self) -> Path:
         """What generators have answered, kept from fit to fit."""
-        return self.path / "ledger.sqlite"
+        return self.shared_ledger or self.path / "ledger.sqlite"
 
     def check(self) -> None:
         """Raise WorkspaceError where a file or a foreign folder is in the way."""

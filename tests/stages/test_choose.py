@@ -12,6 +12,8 @@ import pytest
 
 from searchfit.config import load_settings
 from searchfit.encoders import load_encoder
+from searchfit.encoders.corpus import Encoding
+from searchfit.encoders.trained import Trained
 from searchfit.records import Engine
 from searchfit.stages import Tools, choose
 from searchfit.stages.evaluate import systems as engines
@@ -38,7 +40,8 @@ class Contest:
         self.splits = ["dev"] * dev + ["test"] * test
         rng = random.Random(1)
         noise = [rng.uniform(0.2, 0.7) for _ in self.splits]
-        self.engines = engines(self.settings, trained)
+        untuned = Encoding.load(bench.path("encoded"))
+        self.engines = engines(self.settings, Trained(folder, "query" if trained else ""), lambda _: untuned)
         self.scores = {engine.name: list(noise) for engine, _ in self.engines}
         self.unjudged = ["an open question"]
 
@@ -121,7 +124,7 @@ def test_the_tuned_engine_is_taken_when_it_wins_for_sure(bench: Any, tmp_path: P
 
     weights = load_file(bench.path("models/trained") / "query_tower.safetensors")
     untuned = load_encoder(bench.settings.model)
-    expected = untuned.with_query_weights(weights, 0.5)
+    expected = untuned.with_towers(weights, None, 0.5)
     model = tuned_model(tmp_path)
     np.testing.assert_allclose(model.encode_query(TEXTS), expected.encode_queries(TEXTS), atol=2e-6)
     np.testing.assert_allclose(model.encode_document(TEXTS), untuned.encode_documents(TEXTS), atol=2e-6)

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from searchfit.config import load_settings
+from searchfit.encoders import corpus as encodings
 from searchfit.encoders import load_encoder
 from searchfit.records import encoded_text
 from searchfit.search import ArrayCorpus
@@ -63,7 +64,7 @@ def test_the_only_sentence_of_a_passage_is_the_passage(bench: Any) -> None:
 def test_a_killed_run_goes_on_to_identical_bytes(
     bench: Any, inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunks: int
 ) -> None:
-    monkeypatch.setattr(encode, "_CHUNK", 25)
+    monkeypatch.setattr(encodings, "_CHUNK", 25)
     encode.run(view(bench.settings), inputs, Tools(tmp_path / "whole"))
     count = pq.ParquetFile(inputs["passages.parquet"]).metadata.num_rows
     seen: list[int] = []

@@ -18,7 +18,7 @@ from searchfit.stages import Tools, evaluate
 def run(bench: Any, out: Path, **values: Any) -> tuple[dict[str, Any], Any, Any]:
     """systems.json, and the tables of queries and of the top ten."""
     settings = load_settings(base=bench.settings, values=values)
-    settings = settings.only("evaluate", "queries", "engine", "model", "seed")
+    settings = settings.only("evaluate", "queries", "reencode", "engine", "model", "seed")
     evaluate.run(settings, bench.inputs("evaluate"), Tools(out))
     folder = out / "evaluation"
     systems = json.loads((folder / "systems.json").read_text())

@@ -41,7 +41,7 @@ def ingest_source(source: str, tmp_path: Path, **options: object) -> tuple[Stage
     output.mkdir(exist_ok=True)
     options.setdefault("max_bad_share", 0.9)
     settings = Settings(source=SourceSettings(source=source, **options))  # type: ignore[arg-type]
-    result = ingest.run(settings.only("source"), {}, Tools(output))
+    result = ingest.run(settings.only("source", "pairs"), {}, Tools(output))
     assert [file.name for file in output.iterdir()] == ["documents.parquet"]
     return result, pq.read_table(output / "documents.parquet")
 

@@ -203,7 +203,7 @@ def render(folder: Path, parts: dict[str, Any], settings: Settings | None = None
     (evaluation / "systems.json").write_text(json.dumps(parts["systems"]))
     (evaluation / "choice.json").write_text(json.dumps(parts["choice"]))
     pq.write_table(pa.table(parts["queries"]), evaluation / "queries.parquet")
-    inputs = {name: folder / name for name in ("manifest.json", "evaluation/choice.json")}
+    inputs = {name: folder / name for name in ("manifest.json", "evaluation/choice.json", "models/trained")}
     result = report.run(settings or Settings(), inputs, Tools(output=folder))
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert result.counts == {"bytes": len(page.encode())}
@@ -392,7 +392,7 @@ def test_a_damaged_input_is_named(tmp_path: Path, name: str, content: bytes | No
     (tmp_path / name).unlink()
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    inputs = {name: tmp_path / name for name in ("manifest.json", "evaluation/choice.json")}
+    inputs = {name: tmp_path / name for name in ("manifest.json", "evaluation/choice.json", "models/trained")}
     with pytest.raises(WorkspaceError, match=re.escape(name)):
         report.run(Settings(), inputs, Tools(output=tmp_path))
 
@@ -409,3 +409,20 @@ def test_text_and_tags() -> None:
     assert markup.text("abcdef", 3) == "abc…"
     assert markup.figure(float("nan")) == markup.figure(None) == markup.figure(True) == "-"
     assert markup.figure(0.12345, "+.3f") == "+0.123"
+
+
+def test_the_course_of_training_is_drawn(tmp_path: Path) -> None:
+    trained = tmp_path / "models" / "trained"
+    trained.mkdir(parents=True)
+    rows = ["epoch,step,loss,score", "0,0,,0.61", "0.5,1,2.25,", "1,2,1.5,0.7042"]
+    (trained / "course.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    page = render(tmp_path, evidence())
+    outline = Outline(page)
+    assert "nDCG@10 on dev questions: 0.6100 at step 0, 0.7042 at the end" in outline.text
+    assert "loss: 2.250 at step 1, 1.500 at the end" in outline.text
+    curves = [attributes["points"] for name, attributes in outline.elements if name == "polyline"]
+    assert curves == ["0.00,38.00 100.00,2.00", "50.00,2.00 100.00,38.00"]
+
+
+def test_where_nothing_was_trained_there_is_no_curve(tmp_path: Path) -> None:
+    assert "<polyline" not in render(tmp_path, evidence())

@@ -274,7 +274,7 @@ def test_a_re_ranker_has_the_last_word(
 
 
 def test_the_re_ranker_s_files_are_part_of_the_stage_s_key(bench: Any, tiny_model: Path) -> None:
-    from searchfit.pipeline import STAGES
+    from searchfit.recipe import STAGES
 
     outside = next(stage.outside for stage in STAGES if stage.name == "screen")
     assert outside is not None

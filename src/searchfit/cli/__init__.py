@@ -8,6 +8,7 @@ from typing import NoReturn
 from searchfit.cli import fitting, queries, searching
 from searchfit.cli.app import app
 from searchfit.errors import SearchfitError, SettingsError
+from searchfit.training.crew import crew
 
 __all__ = ["app", "fitting", "main", "queries", "searching"]
 
@@ -15,7 +16,11 @@ __all__ = ["app", "fitting", "main", "queries", "searching"]
 def main() -> None:
     """Run the command line. Exit status: 0 ok, 1 failure, 2 usage, 130 interrupted."""
     try:
-        app()
+        with crew() as first:
+            if first:
+                app()
+            else:
+                _assist()
     except SettingsError as error:
         _fail(error, 2)
     except SearchfitError as error:
@@ -27,6 +32,15 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+
+
+def _assist() -> None:
+    from searchfit.pipeline import assist
+
+    try:
+        assist()
+    except KeyboardInterrupt:
+        sys.exit(130)  # the first process says so
 
 
 def _fail(error: SearchfitError, status: int) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Commands that work on a workspace: fit, generate."""
+"""Commands that work on a workspace: fit, train, generate."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from searchfit.cli.app import AsJson, app, command_line, console, progress_bar
+from searchfit.cli.app import AsJson, WorkspacePath, app, command_line, console, progress_bar
 
 if TYPE_CHECKING:
     from searchfit.config import Settings
     from searchfit.pipeline import Step
+    from searchfit.workspace import Workspace
 
 
 Output = Annotated[Path, Option("--output", "-o", metavar="WORKSPACE", help="folder to make or carry on")]
@@ -33,18 +34,28 @@ Sets = Annotated[
 ]
 Force = Annotated[list[str] | None, Option(metavar="STAGE", help="run this stage again")]
 DryRun = Annotated[bool, Option(help="say what would run and why, and stop")]
-Model = Annotated[str, Option(help='"minilm", a model folder or a hub id')]
+Model = Annotated[
+    list[str] | None, Option(help='"minilm", a model folder or a hub id; several are fitted and compared')
+]
 
 
 @app.command()
 def fit(
-    source: Annotated[str, Argument(metavar="SOURCE", help="file, folder or pydoc:NAME,NAME...")],
     output: Output,
+    source: Annotated[
+        str,
+        Argument(
+            metavar="[SOURCE]", help="file, folder or pydoc:NAME,NAME...; left out, the texts of --pairs"
+        ),
+    ] = "",
     text: Text = None,
     id_: Ident = "",
     title: Title = "",
     queries: Annotated[str, Option(help="your own questions: .txt, .csv, .jsonl or a BEIR folder")] = "",
-    model: Model = "",
+    pairs: Annotated[
+        str, Option(help="labelled pairs to train on: a table, a folder of them or of BEIR")
+    ] = "",
+    model: Model = None,
     generator: Generators = "",
     base_url: BaseUrl = "",
     max_queries: MaxQueries = 0,
@@ -58,19 +69,41 @@ def fit(
 ) -> None:
     """Read documents, write questions, tune, prove, and leave a search engine."""
     named = {
-        "source.source": source,
+        "source.source": source or ("pairs:" if pairs else ""),
         "source.text": tuple(text or ()),
         "source.id": id_,
         "source.title": title,
         "queries.file": queries,
-        "model.name": model,
+        "pairs.file": pairs,
+        "model.name": model[0] if model else "",
         "generate.generator": generator,
         "openai.base_url": base_url,
         "generate.max_queries": max_queries,
         "generate.max_cost": max_cost,
     }
     settings = _settings(None, config, set_, named)
-    _work(output, settings, Run(force, until, dry_run, as_json))
+    run = Run(force, until, dry_run, as_json)
+    if model and len(model) > 1:
+        _compare(output, settings, tuple(model), run)
+    else:
+        _work(output, settings, run)
+
+
+@app.command()
+def train(
+    workspace: WorkspacePath,
+    pairs: Annotated[
+        str, Option(help="labelled pairs to train on: a table, a folder of them or of BEIR")
+    ] = "",
+    config: Config = None,
+    set_: Sets = None,
+    force: Force = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a workspace again with other settings; what wins is served, and what holds is not redone."""
+    settings = _settings(workspace, config, set_, {"pairs.file": pairs})
+    _work(workspace, settings, Run(force, "report", dry_run, as_json))
 
 
 @app.command()
@@ -145,6 +178,44 @@ def _work(output: Path, settings: Settings, run: Run) -> None:
         print(json.dumps([{"stage": s.stage, "why": s.why, "seconds": s.seconds} for s in steps]))
     elif not run.dry_run:
         _close(workspace.path, steps, run.until)
+
+
+def _compare(output: Path, settings: Settings, models: tuple[str, ...], run: Run) -> None:
+    from searchfit.contest import Contest
+    from searchfit.pipeline import Fit
+    from searchfit.workspace import Workspace
+
+    root = Workspace(output)
+    with progress_bar() as progress:
+        work = Fit(root, settings, frozenset(run.force or ()), run.until, progress, command_line())
+        contest = Contest(work, models)
+        before, steps = "", []
+        for model, step in contest.plan() if run.dry_run else contest.run():
+            if model != before:
+                console().print(f"model {model}", highlight=False, markup=False)
+            before = model
+            steps.append({"model": model, "stage": step.stage, "why": step.why, "seconds": step.seconds})
+            _said(step, run.dry_run)
+    if run.as_json:
+        print(json.dumps(steps))
+    elif not run.dry_run and run.until == "report":
+        show_leaderboard(root)
+
+
+def show_leaderboard(root: Workspace) -> None:
+    """Print what several models scored, best first."""
+    board = json.loads(root.artefact("leaderboard.json").read_text(encoding="utf-8"))
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for name in ("model", "engine", "dev", "test", "served"):
+        table.add_column(name, justify="right" if name in ("dev", "test") else "left")
+    for row in board["rows"]:
+        figures = ("-" if row[split] is None else f"{row[split]:.4f}" for split in ("dev", "test"))
+        table.add_row(row["model"], row["engine"], *figures, "yes" if row["wins"] else "")
+    console(stderr=False).print(table)
+    said = f"nDCG@10, {board['compared']}, on {board['questions']['kind']} questions. {board['reason']}"
+    console().print(said, highlight=False, markup=False)
 
 
 def _said(step: Step, dry_run: bool) -> Step:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from searchfit.cli.app import AsJson, WorkspacePath, app, console
+from searchfit.cli.fitting import show_leaderboard
 
 if TYPE_CHECKING:
     from searchfit.records import Hit
@@ -64,9 +65,13 @@ def status(workspace: WorkspacePath, as_json: AsJson = False) -> None:
     place = Workspace(workspace)
     place.require()
     manifest = place.manifest()
+    board = place.artefact("leaderboard.json")
     if as_json:
-        print(json.dumps(manifest, ensure_ascii=False))
+        compared = {"leaderboard": json.loads(board.read_text(encoding="utf-8"))} if board.exists() else {}
+        print(json.dumps({**manifest, **compared}, ensure_ascii=False))
         return
+    if board.exists():
+        show_leaderboard(place)
     screen = console(stderr=False)
     for name, entry in manifest["stages"].items():
         figures = ", ".join(f"{key} {value}" for key, value in entry["counts"].items())

@@ -194,9 +194,9 @@ class SentenceEncoder:
         (n, t, 2), (0, 0) for special tokens, the prompt and padding."""
         import torch
 
-        prompt = next(
-            (self.model.prompts[name] for name in _DOCUMENT_PROMPTS if self.model.prompts.get(name)), ""
-        )
+        # The first that is there counts, an empty one too, as in encode_document.
+        prompts = self.model.prompts
+        prompt = next((prompts[name] for name in _DOCUMENT_PROMPTS if name in prompts), None) or ""
         tower = _tower(self.model, "document")
         features = tower.preprocess([prompt + t for t in texts], processing_kwargs=_WITH_OFFSETS)
         offsets = features.pop("offset_mapping").numpy() - len(prompt)

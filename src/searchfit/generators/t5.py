@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from searchfit.config import Settings
 from searchfit.encoders import locate, model_digest
+from searchfit.encoders.sentence import usable_cores
 from searchfit.errors import SettingsError
 from searchfit.generators import Task, Written
 from searchfit.generators.batching import Item, halving, task_batches
@@ -96,8 +99,23 @@ class T5Generator:
         kind = "cpu" if self.device == "cpu" else "gpu"
         budget = self.settings.batch_tokens or _BATCH_TOKENS[kind]
         reserve = self.decoding.rows * self.decoding.max_new_tokens
-        for batch in task_batches(tasks, self._tokenize, budget, reserve):
-            yield halving(batch, self._run)
+        yield from self._at_once(task_batches(tasks, self._tokenize, budget, reserve))
+
+    def _at_once(self, batches: Iterator[list[Item]]) -> Iterator[list[Written]]:
+        """What was made of each batch, in order; as many are under way as the engine has workers."""
+        with ThreadPoolExecutor(max(4, usable_cores())) as pool:
+            waiting: deque[Future[list[Written]]] = deque()
+            try:
+                for batch in batches:
+                    # The engine loads here, so not where every passage is known.
+                    while len(waiting) >= self.engine.workers:
+                        yield waiting.popleft().result()
+                    waiting.append(pool.submit(halving, batch, self._run))
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,6 +83,10 @@ class Decoding:
 class Engine(Protocol):
     """A loaded model."""
 
+    @property
+    def workers(self) -> int:
+        """How many threads may call `generate` at once."""
+
     def generate(self, rows: Sequence[Sequence[int]], decoding: Decoding, seed: int) -> Answers:
         """Token numbers of the queries of each row of input tokens. Equal arguments give equal answers.
 
@@ -153,6 +158,8 @@ class TransformersEngine:
     Each row draws its own numbers, from a seed made of its tokens: what is written for a passage does not
     follow from the batch that it stands in.
     """
+
+    workers = 1
 
     def __init__(self, folder: Path, device: str) -> None:
         import torch
@@ -274,11 +281,11 @@ def draw(scores: torch.Tensor, chances: torch.Tensor, top_p: float) -> torch.Ten
 
 
 class CTranslate2Engine:
-    """The model converted for CTranslate2, on the CPU.
+    """The model converted for CTranslate2, on the CPU. `generate` may be called by `workers` threads at once.
 
     Its sampler has a stream of numbers for each thread, seeded once, when the thread first draws. To draw the
-    same for the same batch, a batch that is sampled is cut into shards, and each gets a new translator of one
-    thread; reading the weights again takes some hundredths of the time of a batch.
+    same for the same batch, a batch that is sampled gets a new translator of its own; reading the weights
+    again takes some hundredths of the time of a batch.
     """
 
     def __init__(self, folder: Path, tokenizer: Any, precision: Literal["int8", "float32"] = "int8") -> None:
@@ -289,8 +296,9 @@ class CTranslate2Engine:
         self._path = converted(folder, precision)
         told = os.environ.get("OMP_NUM_THREADS", "")
         cores = int(told) if told.isdecimal() and int(told) else usable_cores()
-        self._workers = min(cores, _WORKERS)
-        self._threads = cores // self._workers
+        self.workers = min(cores, _WORKERS)
+        self._threads = cores // self.workers
+        self._seeding, self._loading = threading.Lock(), threading.Lock()
 
     def generate(self, rows: Sequence[Sequence[int]], decoding: Decoding, seed: int) -> Answers:
         """Token numbers of the queries of each row of input tokens."""
@@ -307,7 +315,9 @@ class CTranslate2Engine:
         if decoding.method == "sample":
             results = self._sample(sources, decoding, seed_of(seed, *rows), options)
         else:
-            results = self._shared.translate_batch(sources, sampling_topk=1, **options)
+            with self._loading:
+                translator = self._shared
+            results = translator.translate_batch(sources, sampling_topk=1, **options)
         return [
             [self._tokenizer.convert_tokens_to_ids(tokens) for tokens in result.hypotheses]
             for result in results
@@ -315,7 +325,7 @@ class CTranslate2Engine:
 
     @cached_property
     def _shared(self) -> Any:
-        return self._open(self._workers)
+        return self._open(self.workers)
 
     def _sample(
         self, sources: list[list[str]], decoding: Decoding, seed: int, options: dict[str, Any]
@@ -328,21 +338,14 @@ class CTranslate2Engine:
             "sampling_topp": decoding.top_p,
             "sampling_temperature": decoding.temperature,
         }
-        under_way = []
-        for number in range(self._workers):
-            shard = sources[number :: self._workers]
-            if not shard:
-                break
-            translator = self._open(1)
-            ctranslate2.set_random_seed(seed_of(seed, str(number)))
-            # Makes its thread take the seed now, before the next shard sets another.
+        translator = self._open(1)
+        with self._seeding:
+            ctranslate2.set_random_seed(seed)
+            # Makes its thread take the seed now, before another batch sets its own.
             brief = {"max_decoding_length": 1, "min_decoding_length": 1}
-            translator.translate_batch(shard[:1], **(options | brief))
-            under_way.append((translator, translator.translate_batch(shard, asynchronous=True, **options)))
-        results: list[Any] = [None] * len(sources)
-        for number, (_, answers) in enumerate(under_way):
-            results[number :: self._workers] = [answer.result() for answer in answers]
-        return results
+            translator.translate_batch([sources[0][-2:]], **(options | brief))
+        found: list[Any] = translator.translate_batch(sources, **options)
+        return found
 
     def _open(self, workers: int) -> Any:
         import ctranslate2

@@ -27,13 +27,16 @@ def listwise_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float
     return terms.sum(dim=-1).mean()
 
 
-def distill(module: Any, similarity: str = "cosine", temperature: float = 0.1) -> torch.nn.Module:
+def distill(
+    module: Any, similarity: str = "cosine", temperature: float = 0.1, scale: float = 1.0
+) -> torch.nn.Module:
     """`listwise_kl` over each query's own texts; labels (b, 1 + k) are the teacher's scores of them, -inf
-    for a text that does not count."""
+    for a text that does not count. `scale` brings the similarity to the teacher's scale."""
     import torch
     from sentence_transformers.base.losses.merged_forward import embed_columns
 
     above_zero("temperature", temperature)
+    above_zero("scale", scale)
     score = similarity_function(similarity, pairwise=True)
 
     class Distill(torch.nn.Module):
@@ -46,6 +49,6 @@ def distill(module: Any, similarity: str = "cosine", temperature: float = 0.1) -
         def forward(self, features: list[dict[str, Any]], labels: torch.Tensor) -> torch.Tensor:
             query, *texts = embed_columns(self.model, features)
             student = torch.stack([score(query, text) for text in texts], dim=1)
-            return listwise_kl(student, labels, temperature)
+            return listwise_kl(scale * student, labels, temperature)
 
     return Distill()

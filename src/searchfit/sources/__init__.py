@@ -9,20 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from searchfit.config import SourceSettings
+from searchfit.config import PairsSettings, SourceSettings
 from searchfit.errors import SourceError
 from searchfit.sources.columns import choose_columns
 from searchfit.sources.delimited import DelimitedReader
 from searchfit.sources.files import unreadable
 from searchfit.sources.folder import FolderReader
 from searchfit.sources.jsonl import BeirReader, JsonlReader
+from searchfit.sources.pair_texts import PairTextsReader
 from searchfit.sources.parquet import ParquetReader
 from searchfit.sources.pydoc import PydocReader
 from searchfit.sources.rows import BadRow, Columns, Reader, Row, Tally
 
-__all__ = ["BadRow", "Columns", "Reader", "Row", "Source", "Tally", "open_source"]
+__all__ = ["PAIRS", "BadRow", "Columns", "Reader", "Row", "Source", "Tally", "open_source"]
 
 KNOWN = ".csv, .tsv, .jsonl or .parquet, a folder of .txt and .md files, a BEIR folder, or pydoc:NAME,NAME"
+PAIRS = "pairs:"
+"""The source that stands for the texts of the labelled pairs."""
+
 _SCHEME = re.compile(r"[a-z][a-z0-9+]+:")
 
 
@@ -48,13 +52,13 @@ class Source:
         return self.reader.fingerprint()
 
 
-def open_source(settings: SourceSettings) -> Source:
-    """Open the source that the settings name and choose its columns.
+def open_source(settings: SourceSettings, pairs: PairsSettings | None = None) -> Source:
+    """Open the source that the settings name and choose its columns; "pairs:" are the texts of `pairs`.
 
     Raises SourceError for one that is absent, unreadable or of an unknown kind, and for columns that are
     not there or cannot be told.
     """
-    reader = _reader(settings)
+    reader = PairTextsReader(pairs) if pairs and settings.source == PAIRS else _reader(settings)
     columns, guessed = choose_columns(reader, settings)
     return Source(reader, columns, (*reader.notes, *guessed))
 

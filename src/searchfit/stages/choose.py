@@ -1,4 +1,4 @@
-"""Choose: the tuned query tower that wins on dev for sure, else the untuned engine. Proof on test.
+"""Choose: the tuned model that wins on dev for sure, else the untuned engine. Proof on test.
 
 Generated questions copy words from their passages, so on them keyword search, and with it every blend, is
 close to perfect and hides what tuning did. There the dense legs are compared, and the blend has only to be
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from searchfit.config import Settings
 from searchfit.encoders import load_encoder
+from searchfit.encoders.trained import Trained
 from searchfit.records import Engine, StageResult
 from searchfit.significance import compare
 from searchfit.stages import Tools
@@ -55,7 +56,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
         **_examples(inputs, systems, table, engine.name),
     }
     write_json(tools.output / "evaluation" / "choice.json", choice)
-    _save_model(settings, inputs["models/trained"], engine, tools.output / "models" / "tuned")
+    _save_model(settings, Trained.load(inputs["models/trained"]), engine, tools.output / "models" / "tuned")
     gain = (on_test["untuned dense"] or {}).get("gain")
     counts = {"chosen": engine.name, "test gain over untuned dense": "-" if gain is None else round(gain, 4)}
     return StageResult(counts=counts, notes=(reason,))
@@ -170,13 +171,7 @@ def _examples(
     return {"examples": {"gains": gains, "losses": losses}, "user_queries": unjudged}
 
 
-def _save_model(settings: Settings, trained: Path, engine: Engine, folder: Path) -> None:
+def _save_model(settings: Settings, trained: Trained, engine: Engine, folder: Path) -> None:
     """Save what search will use: the chosen merge as a two-tower model, or the untuned model as it is."""
     shutil.rmtree(folder, ignore_errors=True)
-    encoder = load_encoder(settings.model)
-    if engine.query_tower:
-        from safetensors.torch import load_file
-
-        weights = load_file(trained / "query_tower.safetensors")
-        encoder = encoder.with_query_weights(weights, engine.query_tower)
-    encoder.save(folder)
+    trained.encoder(load_encoder(settings.model), engine.query_tower).save(folder)

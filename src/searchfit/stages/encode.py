@@ -1,109 +1,34 @@
-"""Encode: the vector of every passage and sentence.
-
-Writes encoded/{passages,sentences,offsets,documents}.npy. Vectors are written into
-their places as they come; a killed run goes on after the last chunk that reached the disk.
-"""
+"""Encode: the vector of every passage and sentence under the untuned model."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from searchfit.config import Settings
 from searchfit.encoders import load_encoder
-from searchfit.encoders.sentence import SentenceEncoder
-from searchfit.records import StageResult, encoded_text
-from searchfit.stages import Progress, Tools
-from searchfit.workspace import write_json
+from searchfit.encoders.corpus import encode_corpus
+from searchfit.records import StageResult
+from searchfit.stages import Tools
 
-VERSION = 1
-
-_CHUNK = 512  # passages between two marks of progress
+VERSION = 2
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
-    """Encode passages.parquet. Raises ModelError when the model cannot be loaded."""
-    file = inputs["passages.parquet"]
-    folder = tools.output / "encoded"
-    folder.mkdir(parents=True, exist_ok=True)
-    offsets, documents = _layout(file)
-    np.save(folder / "offsets.npy", offsets)
-    np.save(folder / "documents.npy", documents)
+    """Read passages.parquet, write encoded/. Raises ModelError when the model cannot be loaded."""
     encoder = load_encoder(settings.model)
-    _encode(encoder, file, folder, offsets, tools.progress)
+    passages, sentences = encode_corpus(
+        encoder,
+        inputs["passages.parquet"],
+        tools.output / "encoded",
+        lambda done, total: tools.progress("encode", done, total),
+    )
     return StageResult(
         counts={
-            "passages": len(documents),
-            "sentences": int(offsets[-1]),
+            "passages": passages,
+            "sentences": sentences,
             "dimension": encoder.dimension,
             "arithmetic": f"{'bf16' if encoder.bf16 else 'fp32'} on {encoder.model.device.type}",
-        }
+        },
+        notes=encoder.remarks,
     )
-
-
-def _layout(file: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Where the sentences of each passage lie, and the document of each passage."""
-    table = pq.read_table(file, columns=["document", "sentences"])
-    lengths = np.diff(table["sentences"].combine_chunks().offsets.to_numpy()) // 2
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return offsets, table["document"].to_numpy().astype(np.int32)
-
-
-def _encode(
-    encoder: SentenceEncoder, file: Path, folder: Path, offsets: npt.NDArray[np.int64], progress: Progress
-) -> None:
-    count = len(offsets) - 1
-    passages = _open(folder / "passages.npy", (count, encoder.dimension))
-    sentences = _open(folder / "sentences.npy", (int(offsets[-1]), encoder.dimension))
-    mark = folder / "progress.json"
-    done = json.loads(mark.read_text())["passages"] if mark.exists() else 0
-    for start, batch in _batches(file):
-        if start < done:
-            continue
-        texts, spans = _read(batch)
-        end = start + len(texts)
-        vectors, units = encoder.encode_passages(texts, spans)
-        alone = np.flatnonzero(np.diff(offsets[start : end + 1]) == 1)
-        units[offsets[start + alone] - offsets[start]] = vectors[alone]  # the only sentence is the passage
-        passages[start:end] = vectors
-        sentences[offsets[start] : offsets[end]] = units
-        passages.flush()
-        sentences.flush()
-        write_json(mark, {"passages": end})
-        progress("encode", end, count)
-    mark.unlink(missing_ok=True)
-
-
-def _batches(file: Path) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Batches of exactly _CHUNK rows (the last may be shorter), whatever the row groups."""
-    start = 0
-    for batch in pq.ParquetFile(file).iter_batches(_CHUNK, columns=["title", "text", "sentences"]):
-        yield start, batch
-        start += batch.num_rows
-
-
-def _read(batch: pa.RecordBatch) -> tuple[list[str], list[list[tuple[int, int]]]]:
-    """What is encoded: texts with their titles, and where the sentences stand in them."""
-    texts, spans = [], []
-    for title, text, ends in zip(
-        *(batch[name].to_pylist() for name in ("title", "text", "sentences")), strict=True
-    ):
-        whole = encoded_text(title, text)
-        shift = len(whole) - len(text)
-        texts.append(whole)
-        spans.append([(a + shift, b + shift) for a, b in zip(ends[::2], ends[1::2], strict=True)])
-    return texts, spans
-
-
-def _open(path: Path, shape: tuple[int, int]) -> np.memmap[tuple[int, int], np.dtype[np.float32]]:
-    if not path.exists():
-        beside = path.with_name(f"{path.name}.tmp")
-        np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape).flush()
-        beside.replace(path)
-    return np.lib.format.open_memmap(path, mode="r+")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,13 +14,15 @@ import pyarrow.parquet as pq
 
 from searchfit.config import Settings
 from searchfit.encoders import load_encoder
-from searchfit.encoders.sentence import SentenceEncoder
-from searchfit.fusion import Rows, Vectors, rank
+from searchfit.encoders.corpus import Encoding
+from searchfit.encoders.trained import Trained
+from searchfit.fusion import Rows, rank
 from searchfit.metrics import NAMES, score_ranking
 from searchfit.records import Engine, StageResult
-from searchfit.search import ArrayCorpus
+from searchfit.search import ArrayCorpus, untuned_engine
 from searchfit.sources.queries import read_queries
 from searchfit.stages import Tools
+from searchfit.training.lessons import ANSWERS
 from searchfit.workspace import write_json, write_table
 
 VERSION = 1
@@ -44,12 +47,12 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     """Write evaluation/{systems.json,queries.parquet,metrics.parquet,top.parquet}."""
     document_ids = pq.read_table(inputs["documents.parquet"], columns=["id"])["id"].to_pylist()
     questions = _questions(settings, inputs, document_ids)
-    corpus = ArrayCorpus.load(inputs["encoded"], inputs["keyword"])
-    engines = systems(settings, trained=(inputs["models/trained"] / "query_tower.safetensors").exists())
+    trained = Trained.load(inputs["models/trained"])
+    engines = systems(settings, trained, lambda tower: Encoding.load(_encoded(inputs, tower)))
     scores: dict[str, list[dict[str, float]]] = {}
     top: dict[str, Rows] = {}
     texts = questions.texts + questions.unjudged
-    for name, ranked in _rankings(settings, inputs, engines, corpus, texts, tools):
+    for name, ranked in _rankings(settings, inputs, engines, texts, tools):
         judged = ranked[: len(questions.texts)]
         scores[name] = [
             score_ranking([document_ids[i] for i in row if i >= 0], relevant)
@@ -71,16 +74,20 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     return StageResult(counts={"questions": questions.kind, **counts, "systems": len(engines)})
 
 
-def systems(settings: Settings, trained: bool) -> list[tuple[Engine, str]]:
-    """The engines that are compared, each with its kind. The candidates differ in the query tower alone:
-    units and keyword weight stay at the prior, for generated questions copy words from their passages and
-    would over-reward keyword search and sentence vectors."""
-    weight, units = settings.engine.keyword_weight, settings.engine.units
-    prior = Engine("untuned engine", units=units, keyword_weight=weight)
+def systems(
+    settings: Settings, trained: Trained, encoding: Callable[[float], Encoding]
+) -> list[tuple[Engine, str]]:
+    """The engines that are compared, each with its kind; `encoding` tells that of a document tower.
+
+    The candidates differ in their towers alone: units and keyword weight stay at the prior, for generated
+    questions copy words from their passages and would over-reward keyword search and sentence vectors.
+    """
+    weight = settings.engine.keyword_weight
+    prior = untuned_engine(settings.engine, encoding(0.0))
     engines = [
-        (Engine("untuned dense", units="passage", keyword_weight=0), "baseline"),
+        (replace(prior, name="untuned dense", units="passage", keyword_weight=0), "baseline"),
         (Engine("keyword", dense_weight=0), "baseline"),
-        (Engine("untuned blend", units="passage", keyword_weight=weight), "baseline"),
+        (replace(prior, name="untuned blend", units="passage"), "baseline"),
         (replace(prior, name="untuned dense, engine's units", keyword_weight=0), "baseline"),
         (prior, "candidate"),
     ]
@@ -89,9 +96,17 @@ def systems(settings: Settings, trained: bool) -> list[tuple[Engine, str]]:
         for w in settings.evaluate.keyword_weights
         if w != weight
     ]
-    for share in (*settings.evaluate.merges, 1.0) if trained else ():
+    merges = settings.reencode.merges if trained.both else settings.evaluate.merges
+    for share in sorted({*merges, 1.0}) if trained.towers else ():
         tower = "tuned" if share == 1 else f"tuned {share:.0%}"
-        tuned = replace(prior, name=f"{tower} engine", query_tower=share)
+        document = share if trained.both else 0.0
+        tuned = replace(
+            prior,
+            name=f"{tower} engine",
+            query_tower=share,
+            document_tower=document,
+            dense_weight=encoding(document).dense_weight,
+        )
         engines.append((replace(tuned, name=f"{tower} dense, engine's units", keyword_weight=0), "baseline"))
         engines.append((tuned, "candidate"))
     return engines
@@ -101,34 +116,31 @@ def _rankings(
     settings: Settings,
     inputs: Mapping[str, Path],
     engines: Sequence[tuple[Engine, str]],
-    corpus: ArrayCorpus,
     texts: list[str],
     tools: Tools,
 ) -> Iterator[tuple[str, Rows]]:
-    """(system, (questions, DEPTH) documents, -1 where there are fewer), one query tower after another."""
+    """(system, (questions, DEPTH) documents, -1 where there are fewer), one pair of towers after another."""
     encoder = load_encoder(settings.model)
-    towers = list(dict.fromkeys(engine.query_tower for engine, _ in engines))
-    for done, share in enumerate(towers):
+    trained = Trained.load(inputs["models/trained"])
+    towers = list(dict.fromkeys((engine.query_tower, engine.document_tower) for engine, _ in engines))
+    for done, pair in enumerate(towers):
         tools.progress("evaluate", done, len(towers))
-        vectors = _encode(encoder, inputs["models/trained"], share, texts)
-        mine = [engine for engine, _ in engines if engine.query_tower == share]
+        vectors = trained.encoder(encoder, pair[0]).encode_queries(texts)
+        corpus = ArrayCorpus.load(_encoded(inputs, pair[1]), inputs["keyword"])
+        mine = [engine for engine, _ in engines if (engine.query_tower, engine.document_tower) == pair]
         for engine, ranking in zip(mine, rank(mine, corpus, vectors, texts, DEPTH), strict=True):
             documents = corpus.documents[np.maximum(ranking.rows, 0)]
             yield engine.name, np.where(ranking.rows >= 0, documents, -1)
 
 
-def _encode(encoder: SentenceEncoder, trained: Path, share: float, texts: list[str]) -> Vectors:
-    if not share:
-        return encoder.encode_queries(texts)
-    from safetensors.torch import load_file
-
-    return encoder.with_query_weights(load_file(trained / "query_tower.safetensors"), share).encode_queries(
-        texts
-    )
+def _encoded(inputs: Mapping[str, Path], tower: float) -> Path:
+    """The vectors of the corpus under a share of the tuned document tower."""
+    return inputs["encoded_tuned"] / f"{tower:g}" if tower else inputs["encoded"]
 
 
 def _questions(settings: Settings, inputs: Mapping[str, Path], document_ids: list[str]) -> Questions:
-    """The user's judged questions when there are any, else generated ones of held-out documents."""
+    """The user's judged questions when there are any, else their labelled ones of held-out documents when
+    they are enough, else generated ones."""
     unjudged: list[str] = []
     if settings.queries.file:
         own = read_queries(settings.queries)
@@ -146,6 +158,8 @@ def _questions(settings: Settings, inputs: Mapping[str, Path], document_ids: lis
             others = [text for id_, text in own.queries if id_ not in judged_ids]
             return Questions("judged", ids, texts, ["yours"] * len(ids), splits, relevant, others)
         unjudged = [text for _, text in own.queries]
+    if labelled := _labelled(settings, inputs, document_ids, unjudged):
+        return labelled
     pairs = pq.read_table(inputs["pairs.parquet"], columns=["id", "text", "style", "document"])
     split = pq.read_table(inputs["holdout.parquet"], columns=["split"])["split"].to_numpy()
     of_pair = split[pairs["document"].to_numpy()]
@@ -169,6 +183,24 @@ def _questions(settings: Settings, inputs: Mapping[str, Path], document_ids: lis
         relevant,
         unjudged,
     )
+
+
+def _labelled(
+    settings: Settings, inputs: Mapping[str, Path], document_ids: list[str], unjudged: list[str]
+) -> Questions | None:
+    """The user's labelled queries on held-out documents; None where they are too few to judge by."""
+    relevant: dict[tuple[str, str], dict[str, int]] = {}
+    for row in pq.read_table(inputs["labelled.parquet"]).to_pylist():
+        if row["split"] != "train" and row["document"] >= 0 and row["label"] >= ANSWERS:
+            found = relevant.setdefault((row["split"], row["query"]), {})
+            # Whole grades, as judgements are: 0.5 of 1 counts less than 1.
+            found[document_ids[row["document"]]] = max(1, round(2 * row["label"]))
+    counts = Counter(split for split, _ in relevant)
+    if min(counts["dev"], counts["test"]) < settings.evaluate.min_labelled:
+        return None
+    splits, texts = [split for split, _ in relevant], [text for _, text in relevant]
+    ids = [f"labelled/{number}" for number in range(len(texts))]
+    return Questions("judged", ids, texts, ["labelled"] * len(ids), splits, list(relevant.values()), unjudged)
 
 
 def _system(

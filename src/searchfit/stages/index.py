@@ -7,7 +7,6 @@ last, points to the one that is served.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,13 +18,13 @@ import pyarrow.parquet as pq
 
 from searchfit.config import Settings
 from searchfit.keyword import KeywordIndex
-from searchfit.records import METADATA_PREFIX, StageResult
+from searchfit.records import METADATA_PREFIX, Engine, StageResult
 from searchfit.search import ArrayCorpus
 from searchfit.stages import Tools
 from searchfit.stores.lancedb import build
-from searchfit.workspace import write_json
+from searchfit.workspace import link_tree, write_json
 
-VERSION = 1
+VERSION = 2
 
 _BATCH = 1024
 _TERMS = 20_000
@@ -37,16 +36,19 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     folder = tools.output / version
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    corpus = ArrayCorpus.load(inputs["encoded"], inputs["keyword"])
     engine = json.loads(inputs["evaluation/choice.json"].read_text(encoding="utf-8"))["chosen"]
+    tower = Engine(**engine).document_tower
+    encoded = inputs["encoded_tuned"] / f"{tower:g}" if tower else inputs["encoded"]
+    corpus = ArrayCorpus.load(encoded, inputs["keyword"])
     metadata = _metadata(pq.ParquetFile(inputs["documents.parquet"]).schema_arrow)
     np.save(folder / "documents.npy", corpus.documents)
     np.save(folder / "lengths.npy", corpus.keyword.lengths)
-    _link_tree(inputs["models/tuned"], folder / "model")
+    link_tree(inputs["models/tuned"], folder / "model")
     info: dict[str, Any] = {
         "engine": engine,
         "model": settings.model.model_dump(exclude={"name"}),
         "dimension": corpus.passages.shape[1],
+        "similarity": corpus.encoding.similarity,
         "keyword": {
             "language": corpus.keyword.analyzer.language,
             "k1": corpus.keyword.k1,
@@ -136,16 +138,3 @@ def _postings(keyword: KeywordIndex) -> Iterator[pa.RecordBatch]:
                 ),
             }
         )
-
-
-def _link_tree(source: Path, target: Path) -> None:
-    """A second name for each file where the file system can, else a copy: the version stays whole when
-    the workspace's model is replaced."""
-
-    def link(a: str, b: str) -> None:
-        try:
-            os.link(a, b)
-        except OSError:
-            shutil.copy2(a, b)
-
-    shutil.copytree(source, target, copy_function=link)

@@ -40,7 +40,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
 
     Raises SourceError when the source cannot be read, has no document, or has too many bad rows.
     """
-    source = open_source(settings.source)
+    source = open_source(settings.source, settings.pairs)
     intake = _Intake(source, settings.source)
     spool, target = tools.output / "documents.spool", tools.output / "documents.parquet"
     target.unlink(missing_ok=True)

@@ -1,12 +1,16 @@
-"""Mine: what each training query learns from: the teacher's best passages and some random ones, scored.
+"""Mine: what each training query learns from: the best passages, some random ones, and hard negatives, with
+the teacher's scores.
 
-The teacher is the untuned engine, a blend of dense and keyword scores. Only training documents are
-candidates: a dev or test passage, or a near copy of one, is never trained on.
+The teacher is the untuned engine, a blend of dense and keyword scores, or one that the user names and that
+is better on dev. Only training documents are candidates: a dev or test passage, or a near copy of one, is
+never trained on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,54 +20,266 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from searchfit.config import Settings
-from searchfit.fusion import Rows, Vectors, dense_scores, rank
-from searchfit.records import Engine, StageResult
-from searchfit.search import ArrayCorpus
+from searchfit.encoders import load_encoder
+from searchfit.encoders.sentence import SentenceEncoder
+from searchfit.fusion import Floats, Ranking, Rows, Vectors, dense_scores, rank
+from searchfit.mining import (
+    Flags,
+    Known,
+    NegativeOptions,
+    Negatives,
+    Pool,
+    choose_negatives,
+    leg,
+    number_texts,
+    score_rows,
+)
+from searchfit.records import StageResult
+from searchfit.search import ArrayCorpus, untuned_engine
 from searchfit.stages import Tools
+from searchfit.teachers import Materials, PassageTexts, judge, load_teacher
+from searchfit.training.lessons import ANSWERS
+from searchfit.workspace import write_table
 
-VERSION = 1
+VERSION = 2
+
+_DEV_QUERIES = 300
+"""By which a teacher is judged."""
+
+MINED = pa.schema([("text", pa.string()), ("passage", pa.int32()), ("origin", pa.string())])
+"""mined/queries.parquet: the training queries, the row of the passage that answers, and whether the pair was
+"generated" or "labelled" by the user."""
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
-    """Write mined/: queries.npy (n rows of pairs.parquet), passages.npy and scores.npy (n, c), and for all
-    queries negatives.npy (r), negative_scores.npy (n, r), -inf where the negative is a candidate too."""
+    """Write mined/: queries.parquet (n), passages.npy and scores.npy (n, c): the candidates and the teacher's
+    scores of them, own_scores.npy (n): of the own passages, hard.npy and hard_scores.npy (n, h): negatives,
+    -1 where there are fewer, and for all queries negatives.npy (r) and negative_scores.npy (n, r), -inf where
+    the negative is a candidate too. The own passage of a labelled query is always a candidate.
+
+    Raises SettingsError for a teacher that is no better than the student on dev, unless forced.
+    """
     folder = tools.output / "mined"
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = pq.read_table(inputs["pairs.parquet"], columns=["text", "style", "document"])
     split = pq.read_table(inputs["holdout.parquet"], columns=["split"])["split"].to_numpy()
     corpus = ArrayCorpus.load(inputs["encoded"], inputs["keyword"])
     allowed = split[corpus.documents] == "train"
-    rows = _sample(pairs, split, settings)
-    texts = pairs["text"].take(rows).to_pylist()
-    vectors = np.load(inputs["pair_vectors.npy"])[rows]
-
+    queries, vectors = _queries(settings, inputs, split)
+    school = _School(settings, inputs, tools, corpus, allowed)
+    texts, own = queries["text"].to_pylist(), queries["passage"].to_numpy().astype(np.int64)
     tools.progress("mine", 0, len(texts))
-    engine = Engine("teacher", units=settings.engine.units, keyword_weight=settings.engine.keyword_weight)
-    width = min(settings.mine.candidates, int(allowed.sum()))
-    ranking = rank([engine], corpus, vectors, texts, width, allowed)[0]
-    random = np.random.default_rng(settings.seed)
-    pool = np.flatnonzero(allowed)
-    negatives = np.sort(random.choice(pool, min(settings.mine.negatives, len(pool)), replace=False))
-    negative_scores = _score(engine, corpus, vectors, texts, negatives)
-    negative_scores[_among(ranking.rows, negatives)] = -np.inf
+    notes = school.examine(split, tools)
+    ranking, negatives = school.candidates(vectors, texts), school.random()
+    scores, own_scores, negative_scores = school.scores(vectors, texts, ranking, own, negatives)
+    hard = school.hard(vectors, texts, own, (ranking, scores), own_scores)
+    own_scores, hard_scores = school.beside(vectors, texts, own, hard.rows)
+    labelled = queries["origin"].to_numpy() == "labelled"
+    candidates, lifted = _lift(ranking.rows, scores, own, labelled, settings.mine.label_margin)
+    negative_scores[_among(candidates, negatives)] = -np.inf
     arrays: dict[str, npt.NDArray[Any]] = {
-        "queries": rows,
-        "passages": ranking.rows,
-        "scores": ranking.scores,
+        "passages": candidates,
+        "scores": lifted,
+        "own_scores": own_scores,
+        "hard": hard.rows,
+        "hard_scores": hard_scores,
         "negatives": negatives,
         "negative_scores": negative_scores,
     }
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
-    held_out = int((~allowed[ranking.rows]).sum() + (~allowed[negatives]).sum())
+    write_table(folder / "queries.parquet", queries)
+    used = [ranking.rows, negatives, hard.rows[hard.rows >= 0]]
     return StageResult(
         counts={
-            "training queries": len(rows),
-            "candidates": width,
+            "training queries": len(texts),
+            "labelled ones": int(labelled.sum()),
+            "candidates": ranking.rows.shape[1],
             "negatives": len(negatives),
-            "held-out passages among them": held_out,
-        }
+            "hard negatives": int((hard.rows >= 0).sum()),
+            "held-out passages among them": int(sum((~allowed[rows]).sum() for rows in used)),
+        },
+        notes=notes,
     )
+
+
+class _School:
+    """The teacher and what it teaches from."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        inputs: Mapping[str, Path],
+        tools: Tools,
+        corpus: ArrayCorpus,
+        allowed: Flags,
+    ) -> None:
+        self.mine, self.seed, self.inputs = settings.mine, settings.seed, inputs
+        self.corpus, self.allowed = corpus, allowed
+        self.engine = untuned_engine(settings.engine, corpus.encoding, "teacher")
+        self.texts = PassageTexts(inputs["passages.parquet"])
+        self.blend = settings.mine.teacher == "blend"
+        encode = _Encode(settings)
+        self.teacher = load_teacher(
+            settings.mine.teacher,
+            Materials(
+                corpus,
+                inputs["passages.parquet"],
+                inputs["keyword"],
+                self.engine,
+                settings.model,
+                encode,
+                tools.output / "teachers",
+            ),
+        )
+        self.encode = encode
+
+    def examine(self, split: npt.NDArray[np.object_], tools: Tools) -> tuple[str, ...]:
+        """Compare a teacher that the user named with the student, the untuned vectors, on dev questions."""
+        if self.blend:
+            return ()
+        pairs = pq.read_table(self.inputs["pairs.parquet"], columns=["text", "document", "passage"])
+        dev = np.flatnonzero(split[pairs["document"].to_numpy()] == "dev")
+        dev = np.sort(np.random.default_rng(self.seed).permutation(dev)[:_DEV_QUERIES])
+        texts, own = pairs["text"].take(dev).to_pylist(), pairs["passage"].to_numpy()[dev]
+        tools.progress("examine the teacher", 0, len(texts))
+        vectors = np.load(self.inputs["pair_vectors.npy"])[dev]
+        width = min(self.mine.candidates, self.corpus.count)
+        everything = np.ones(self.corpus.count, bool)
+        rows = rank([self.engine], self.corpus, vectors, texts, width, everything)[0].rows
+        student = replace(self.engine, keyword_weight=0.0)
+        scores = score_rows(student, self.corpus, vectors, texts, rows)
+        verdict = judge(self.teacher, texts, rows, scores, rows == own[:, None], self.seed)
+        verdict.require(self.mine.force_teacher)
+        return (verdict.message,)
+
+    def candidates(self, vectors: Vectors, texts: list[str]) -> Ranking:
+        """The best training passages of each query by the blend."""
+        width = min(self.mine.candidates, int(self.allowed.sum()))
+        return rank([self.engine], self.corpus, vectors, texts, width, self.allowed)[0]
+
+    def random(self) -> Rows:
+        """Training passages drawn by chance. Only the blend can score so many for every query."""
+        pool = np.flatnonzero(self.allowed)
+        count = min(self.mine.negatives if self.blend else 0, len(pool))
+        return np.sort(np.random.default_rng(self.seed).choice(pool, count, replace=False))
+
+    def scores(
+        self, vectors: Vectors, texts: list[str], ranking: Ranking, own: Rows, negatives: Rows
+    ) -> tuple[Floats, Floats, Floats]:
+        """The teacher's scores of candidates (n, c), own passages (n) and random negatives (n, r)."""
+        if not self.blend:
+            own_scores, scores = self.beside(vectors, texts, own, ranking.rows)
+            return scores, own_scores, np.empty((len(texts), 0), np.float32)
+        own_scores = self.score(vectors, texts, own[:, None])[:, 0]
+        keyword = self.corpus.keyword_scores(texts).tocsc()[:, negatives].toarray()
+        dense = dense_scores(self.engine, vectors, self.corpus.take(negatives))
+        random = self.engine.dense_weight * dense + self.engine.keyword_weight * keyword
+        return ranking.scores, own_scores, np.asarray(random, np.float32)
+
+    def score(self, vectors: Vectors, texts: list[str], rows: Rows) -> Floats:
+        """(n, c) the teacher's scores of some passages, -inf where a row is -1."""
+        if self.blend:
+            return score_rows(self.engine, self.corpus, vectors, texts, rows)
+        return self.teacher.scores(texts, rows)
+
+    def beside(self, vectors: Vectors, texts: list[str], own: Rows, rows: Rows) -> tuple[Floats, Floats]:
+        """The scores of own passages (n) and of others (n, c), to be compared: an ensemble's can only be
+        where they were given in one call."""
+        scores = self.score(vectors, texts, np.concatenate([own[:, None], rows], axis=1))
+        return scores[:, 0], scores[:, 1:]
+
+    def hard(
+        self,
+        vectors: Vectors,
+        texts: list[str],
+        own: Rows,
+        taught: tuple[Ranking, Floats],
+        own_scores: Floats,
+    ) -> Negatives:
+        """Negatives near the answer that are most likely none themselves; `taught` is the blend's ranking
+        with the teacher's scores."""
+        mine = self.mine
+        engine = leg(self.engine, mine.legs)
+        width = min(mine.depth + 1, int(self.allowed.sum()))
+        ranking, scores = taught
+        if mine.legs != "both" or width > ranking.rows.shape[1]:
+            ranking = rank([engine], self.corpus, vectors, texts, width, self.allowed)[0]
+            own_scores, scores = self.beside(vectors, texts, own, ranking.rows)
+        own_ranked = score_rows(engine, self.corpus, vectors, texts, own[:, None])[:, 0]
+        known = Known(texts, own[:, None], own_ranked, scores, own_scores)
+        options = NegativeOptions(
+            count=mine.hard,
+            skip=mine.skip,
+            depth=mine.depth,
+            absolute_margin=mine.absolute_margin,
+            relative_margin=mine.relative_margin,
+            guard=mine.guard,
+            sampling=mine.sampling,
+            random_share=mine.random_share,
+            seed=self.seed,
+        )
+        everything = (text for _, batch in self.texts.batches() for text in batch)
+        return choose_negatives(ranking, known, Pool(self.allowed, number_texts(everything)), options)
+
+
+class _Encode:
+    """Queries to untuned vectors; the model loads when it is first needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._model = settings.model
+
+    def __call__(self, texts: Sequence[str]) -> Vectors:
+        return self._encoder.encode_queries(texts)
+
+    @cached_property
+    def _encoder(self) -> SentenceEncoder:
+        return load_encoder(self._model)
+
+
+def _queries(
+    settings: Settings, inputs: Mapping[str, Path], split: npt.NDArray[np.object_]
+) -> tuple[pa.Table, Vectors]:
+    """The training queries (MINED) and their untuned vectors: generated ones, at most `mine.max_queries`, and
+    all of the user's whose answer is in the corpus."""
+    pairs = pq.read_table(inputs["pairs.parquet"], columns=["text", "style", "document", "passage"])
+    rows = _sample(pairs, split, settings)
+    labelled = pq.read_table(inputs["labelled.parquet"], columns=["query", "passage", "label", "split"])
+    answers = np.flatnonzero(
+        (labelled["split"].to_numpy() == "train")
+        & (labelled["passage"].to_numpy() >= 0)
+        & (labelled["label"].to_numpy() >= ANSWERS)
+    )
+    mine, theirs = pairs.take(rows), labelled.take(answers)
+    origin = ["generated"] * len(mine) + ["labelled"] * len(theirs)
+    columns = [
+        pa.array(mine["text"].to_pylist() + theirs["query"].to_pylist(), pa.string()),
+        pa.array(mine["passage"].to_pylist() + theirs["passage"].to_pylist(), pa.int32()),
+        pa.array(origin, pa.string()),
+    ]
+    vectors = np.load(inputs["pair_vectors.npy"])[rows]
+    if len(theirs):
+        asked = load_encoder(settings.model).encode_queries(theirs["query"].to_pylist())
+        vectors = np.concatenate([vectors, asked])
+    return pa.table(columns, schema=MINED), vectors
+
+
+def _lift(
+    rows: Rows,
+    scores: npt.NDArray[np.float32],
+    own: Rows,
+    labelled: npt.NDArray[np.bool_],
+    margin: float,
+) -> tuple[Rows, npt.NDArray[np.float32]]:
+    """Candidates and scores in which the own passage of a labelled query stands `margin` above all others:
+    the user knows better than the teacher. Where it is not among them, it takes the last place."""
+    rows, scores = rows.copy(), scores.copy()
+    for query in np.flatnonzero(labelled):
+        place = np.flatnonzero(rows[query] == own[query])
+        if not len(place):
+            rows[query, -1], place = own[query], np.array([rows.shape[1] - 1])
+        others = np.delete(scores[query], place[0])
+        scores[query, place[0]] = (others.max() if len(others) else 0.0) + margin
+    return rows, scores
 
 
 def _sample(pairs: pa.Table, split: npt.NDArray[np.object_], settings: Settings) -> npt.NDArray[np.int64]:
@@ -74,14 +290,6 @@ def _sample(pairs: pa.Table, split: npt.NDArray[np.object_], settings: Settings)
     order = np.argsort(styles, kind="stable")
     share = np.concatenate([np.arange(n) / n for n in np.bincount(styles)]) if len(rows) else np.empty(0)
     return np.sort(rows[order[np.argsort(share, kind="stable")[: settings.mine.max_queries]]])
-
-
-def _score(
-    engine: Engine, corpus: ArrayCorpus, vectors: Vectors, texts: list[str], rows: Rows
-) -> npt.NDArray[np.float32]:
-    keyword = corpus.keyword_scores(texts).tocsc()[:, rows].toarray()
-    dense = dense_scores(engine, vectors, corpus.take(rows))
-    return np.asarray(engine.dense_weight * dense + engine.keyword_weight * keyword, np.float32)
 
 
 def _among(candidates: Rows, negatives: Rows) -> npt.NDArray[np.bool_]:

@@ -23,6 +23,7 @@ from searchfit.config import Settings
 from searchfit.errors import WorkspaceError
 from searchfit.markup import Markup, figure, number_or_nan, tag, text
 from searchfit.metrics import NAMES
+from searchfit.plots import Gain, gain_plot, training_curve
 from searchfit.records import StageResult
 from searchfit.significance import bootstrap_interval
 from searchfit.stages import Tools
@@ -34,7 +35,6 @@ FEW = 50  # below this many test questions the report says that only large gains
 SYSTEMS, EXAMPLES, SAMPLES, STYLES, PER_STAGE = 60, 6, 5, 30, 12  # most shown of each
 SETTINGS_CHARS = 60_000
 Json = Mapping[str, Any]
-Gain = tuple[float, float, float]  # the mean and the bounds of its interval; NaN where unknown
 
 _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -50,12 +50,13 @@ _FLATTERY = (
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
-    """What the report is made from: the manifest and the evaluation's files."""
+    """What the report is made from: the manifest, the evaluation's files and the course of training (CSV)."""
 
     manifest: Json
     systems: Json
     choice: Json
     queries: pa.Table
+    course: str = ""
 
     @property
     def stages(self) -> Mapping[str, Json]:
@@ -96,7 +97,10 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
         folder / "choice.json",
         folder / "queries.parquet",
     )
-    evidence = _Evidence(*(_read(file) for file in files))
+    course = inputs["models/trained"] / "course.csv"
+    csv = course.read_text(encoding="utf-8") if course.is_file() else ""
+    manifest, systems, choice, queries = (_read(file) for file in files)
+    evidence = _Evidence(manifest, systems, choice, queries, csv)
     gains = _gains(evidence, settings.choose.bootstrap, settings.seed)
     page = _page(evidence, gains, settings.seed).encode()
     write_bytes(tools.output / "report.html", page)
@@ -159,7 +163,7 @@ def _page(evidence: _Evidence, gains: Mapping[str, Gain], seed: int) -> str:
     css = resources.files("searchfit.stages").joinpath("report.css").read_text(encoding="utf-8")
     stages = [part for item in evidence.stages.items() for part in _stage(*item)]
     sections = {
-        "systems": ("Before and after", [*_table(evidence, gains), _plot(evidence, gains)]),
+        "systems": ("Before and after", [*_table(evidence, gains), *_plots(evidence, gains)]),
         "examples": ("Question by question", _examples(evidence.choice)),
         "made": ("What went in, what was made", [tag("dl", *stages), *_samples(evidence.queries)]),
         "cost": ("Time, memory and settings", _costs(evidence, seed)),
@@ -271,36 +275,9 @@ def _system(evidence: _Evidence, system: Json, gains: Mapping[str, Gain]) -> lis
     ]
 
 
-def _plot(evidence: _Evidence, gains: Mapping[str, Gain]) -> Markup:
-    known = {name: gain for name, gain in gains.items() if math.isfinite(gain[0])}
-    if not known:
-        return Markup()
-    ends = [0.0, *(value for gain in known.values() for value in gain if math.isfinite(value))]
-    room = 0.06 * (max(ends) - min(ends)) or 0.01
-    scale = (min(ends) - room, max(ends) + room)
-    ordered = sorted(known.items(), key=lambda item: item[1][0], reverse=True)
-    rows = [
-        _bar(name, gain, scale, "bar chosen" if name == evidence.chosen else "bar") for name, gain in ordered
-    ]
-    return tag(
-        "figure",
-        tag("h3", f"Gain in nDCG@10 over {evidence.untuned}, on test"),
-        tag("div.plot", *rows),
-        tag("figcaption", "Dot: mean gain. Line: 95% interval. Right of zero is better."),
-    )
-
-
-def _bar(name: str, gain: Gain, scale: tuple[float, float], kind: str) -> Markup:
-    low, mean, high = (_at(value, scale) for value in (gain[1], gain[0], gain[2]))
-    span = tag("line.span", x1=low, x2=high, y1="50%", y2="50%") if math.isfinite(gain[1]) else Markup()
-    zero = tag("line.zero", x1=_at(0, scale), x2=_at(0, scale), y1="0%", y2="100%")
-    svg = tag("svg", zero, span, tag("circle", cx=mean, cy="50%", r="4.5"), role="presentation")
-    value = tag("span", f"{figure(gain[0], '+.3f')} ({_interval(gain)})")
-    return tag(f"div.{kind}", tag("span", text(name, 80)), svg, value)
-
-
-def _at(value: float, scale: tuple[float, float]) -> str:
-    return f"{100 * (value - scale[0]) / (scale[1] - scale[0]):.2f}%"
+def _plots(evidence: _Evidence, gains: Mapping[str, Gain]) -> list[Markup]:
+    rows = [(name, gain, _interval(gain)) for name, gain in gains.items()]
+    return [gain_plot(rows, evidence.chosen, evidence.untuned), training_curve(evidence.course)]
 
 
 def _examples(choice: Json) -> list[Markup]:

@@ -21,9 +21,9 @@ from searchfit.config import ScreenSettings, Settings
 from searchfit.encoders import load_encoder
 from searchfit.fusion import Rows, Vectors, rank
 from searchfit.keyword import Analyzer
-from searchfit.records import PAIRS, SCREENED, Drop, Engine, StageResult, encoded_text
+from searchfit.records import PAIRS, SCREENED, Drop, StageResult, encoded_text
 from searchfit.screening import NEAR_DUPLICATE, Sibling, TextScreen, by_passage, is_copy, near_duplicates
-from searchfit.search import ArrayCorpus
+from searchfit.search import ArrayCorpus, untuned_engine
 from searchfit.stages import Tools
 from searchfit.workspace import write_table
 
@@ -118,9 +118,9 @@ class _Work:
         """Drop rows (n), with vectors (n, d), whose own document is not among the teacher's first k, and
         those that many documents answer equally well. In a small corpus the top is the whole corpus, so
         nothing is generic there."""
-        screen, engine = self._settings.screen, self._settings.engine
+        screen = self._settings.screen
         self._tools.progress("looking up queries", 0, len(rows))
-        teacher = Engine("teacher", units=engine.units, keyword_weight=engine.keyword_weight)
+        teacher = untuned_engine(self._settings.engine, corpus.encoding, "teacher")
         texts = [self.texts[row] for row in rows]
         ranking = rank([teacher], corpus, vectors, texts, max(k, screen.generic_ties))[0]
         found = np.where(ranking.rows >= 0, corpus.documents[np.maximum(ranking.rows, 0)], -1)

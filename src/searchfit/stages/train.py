@@ -1,246 +1,190 @@
-"""Train: query-side tuning. Passage vectors are frozen; the query encoder learns the teacher's ranking.
+"""Train: tune one tower or two on the mined queries and the user's labels.
 
-The student's score is the engine's own dense leg (passage, best sentence, or the mean of both), so what is
-trained is what is served, and the index need not be rebuilt. Steps are a function of the seed alone:
-a run resumed from a complete checkpoint gives the weights of an undisturbed one.
+By default only the query tower learns, over frozen passages, what the teacher's ranking is: quick, and the
+index need not be rebuilt. Steps are a function of the seed alone: a run resumed from a complete checkpoint
+gives the weights of an undisturbed one. The untuned weights are step 0 and always among the candidates.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from searchfit.config import Settings, TrainSettings
 from searchfit.encoders import load_encoder
-from searchfit.encoders.sentence import on_device
-from searchfit.fusion import Rows
-from searchfit.objectives.distill import listwise_kl
+from searchfit.encoders.lora import merged
+from searchfit.encoders.sentence import SentenceEncoder
+from searchfit.encoders.trained import Trained, pretrained
 from searchfit.records import StageResult
-from searchfit.search import ArrayCorpus
+from searchfit.search import ArrayCorpus, untuned_engine
 from searchfit.stages import Tools
-from searchfit.workspace import sync_file, write_json
+from searchfit.teachers import PassageTexts
+from searchfit.training import parallel
+from searchfit.training.courses import Course, Frozen, ListCourse, SetCourse, names, on_lists
+from searchfit.training.dev import DevQueries, DevScore
+from searchfit.training.lessons import ANSWERS, Lessons
+from searchfit.training.lists import Lists
+from searchfit.training.loop import History, Loop, LoopOptions
+from searchfit.training.towers import Towers, freeze_word_embeddings
+from searchfit.workspace import write_bytes
 
-if TYPE_CHECKING:
-    import torch
-    from sentence_transformers import SentenceTransformer
+VERSION = 2
 
-VERSION = 1
+_MEASURES = 4  # an epoch, where measuring costs little
+_ENOUGH = 30  # labelled dev questions that are scored by themselves
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
-    """Write models/trained/: query_tower.safetensors (absent when nothing was trained) and losses.json."""
+    """Write models/trained/ (see Trained) and models/trained/course.csv: epoch, step, loss, dev score.
+
+    Raises SettingsError for settings that contradict each other or that the data cannot serve.
+    """
     folder = tools.output / "models" / "trained"
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = np.load(inputs["mined"] / "queries.npy")
-    why_not = _why_not(len(rows), settings.train)
+    options = settings.train
+    texts = PassageTexts(inputs["passages.parquet"])
+    lessons, rows = Lessons.load(inputs, options.data, texts.take)
+    why_not = _why_not(lessons, options)
     if why_not:
-        write_json(folder / "losses.json", [])
+        _keep_start(folder, inputs["models/pretrained"])
         return StageResult(counts={"steps": 0}, notes=(why_not,))
-    texts = pq.read_table(inputs["pairs.parquet"], columns=["text"])["text"].take(rows).to_pylist()
-    encoder = load_encoder(settings.model)
-    trainer = _Trainer(
-        settings, encoder.query_modules(), encoder.autocast, _Lists.load(inputs, settings), texts
+    encoder = pretrained(load_encoder(settings.model), inputs["models/pretrained"])
+    corpus = ArrayCorpus.load(inputs["encoded"], inputs["keyword"])
+    towers = _towers(encoder, options)
+    course: Course
+    if on_lists(options):
+        units, weight = settings.engine.units, corpus.encoding.dense_weight
+        lists = Lists.load(inputs["mined"], corpus, units, encoder.similarity, rows, weight)
+        course = ListCourse(options, settings.seed, towers, lessons.queries, lists)
+    else:
+        frozen = Frozen(corpus.passages, encoder.similarity, corpus.encoding.dense_weight)
+        course = SetCourse(options, settings.seed, towers, lessons, frozen)
+    per_epoch = course.steps(1)
+    engine = replace(untuned_engine(settings.engine, corpus.encoding, "dev"), keyword_weight=0)
+    dev = DevScore(towers, settings.model, engine, corpus, texts.take)
+    dev = dev.ask(_dev_queries(inputs), options, settings.seed)
+    loop = Loop(
+        towers.module,
+        course.loss,
+        _loop_options(settings, course),
+        tools.output / "checkpoints",
+        dev if len(dev) else None,
+        [partial(_tell, tools, course.steps(options.epochs)), *_reports(options, folder)],
     )
-    losses = trainer.fit(tools)
-    _save_weights(trainer.model, folder / "query_tower.safetensors")
-    write_json(folder / "losses.json", losses)
-    tail = losses[-max(1, len(losses) // 10) :]
-    return StageResult(
-        counts={
-            "queries": len(rows),
-            "steps": len(losses),
-            "first loss": round(losses[0], 4),
-            "last losses, mean": round(sum(tail) / len(tail), 4),
-        }
-    )
+    history = loop.run()
+    history.write_csv(folder / "course.csv", per_epoch)
+    if not history.best_step:
+        _keep_start(folder, inputs["models/pretrained"])
+    else:
+        Trained.save(folder, options.towers, {side: merged(part) for side, part in towers.module.items()})
+    return _result(options, lessons, history)
 
 
-def _why_not(count: int, settings: TrainSettings) -> str:
+def _why_not(lessons: Lessons, settings: TrainSettings) -> str:
     if not settings.enabled:
         return "Training is switched off (train.enabled = false)."
+    outside = int((lessons.labelled["passage"].to_numpy() < 0).sum())
+    count = len(lessons) + outside * (settings.towers != "query")
     if count < settings.min_queries:
         least = settings.min_queries
         return f"Too few training queries: {count}, train.min_queries is {least}. Nothing was tuned."
     return ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Lists:
-    """For each training query its candidate passages and the teacher's scores, with the vectors to score."""
-
-    corpus: ArrayCorpus
-    units: str
-    candidates: Rows
-    scores: np.ndarray[Any, np.dtype[np.float32]]
-    negatives: Rows
-    negative_scores: np.ndarray[Any, np.dtype[np.float32]]
-
-    @classmethod
-    def load(cls, inputs: Mapping[str, Path], settings: Settings) -> _Lists:
-        names = ("passages", "scores", "negatives", "negative_scores")
-        return cls(
-            ArrayCorpus.load(inputs["encoded"], inputs["keyword"]),
-            settings.engine.units,
-            *(np.load(inputs["mined"] / f"{name}.npy") for name in names),
-        )
-
-    def teacher(self, batch: Rows) -> torch.Tensor:
-        """(batch, candidates + negatives) teacher scores."""
-        import torch
-
-        return torch.from_numpy(np.concatenate([self.scores[batch], self.negative_scores[batch]], axis=1))
-
-    def student(self, batch: Rows, queries: torch.Tensor) -> torch.Tensor:
-        """(batch, candidates + negatives) dense scores of the query vectors, differentiable."""
-        import torch
-
-        # Each passage of the batch is read and scored once, for every query of the batch.
-        rows, place = np.unique(
-            np.concatenate([self.candidates[batch].ravel(), self.negatives]), return_inverse=True
-        )
-        block = self.corpus.take(rows)
-        scores = torch.zeros(len(batch), len(rows))
-        if self.units != "sentence":
-            scores = queries @ torch.from_numpy(block.passages).T
-        if self.units != "passage":
-            each = queries @ torch.from_numpy(block.sentences).T
-            owner = torch.from_numpy(np.repeat(np.arange(len(rows)), np.diff(block.offsets)))
-            best = torch.full((len(batch), len(rows)), -torch.inf)
-            best = best.scatter_reduce(1, owner.expand_as(each), each, "amax")
-            scores = best if self.units == "sentence" else (scores + best) / 2
-        split = self.candidates[batch].size
-        own = torch.from_numpy(place[:split].reshape(len(batch), -1))
-        shared = torch.from_numpy(place[split:])
-        return torch.cat([scores.gather(1, own), scores[:, shared]], dim=1)
+def _keep_start(folder: Path, start: Path) -> None:
+    """Nothing was learnt: what pretraining left is the result, if anything."""
+    if Trained.load(start).towers:
+        own = shutil.ignore_patterns("course.csv")  # that is the course of pretraining
+        shutil.copytree(start, folder, ignore=own, dirs_exist_ok=True)
+    else:
+        Trained.save(folder, "", {})
+    if not (folder / "course.csv").exists():
+        write_bytes(folder / "course.csv", b"epoch,step,loss,score\n")
 
 
-class _Trainer:
-    """AdamW with linear warm-up and decay; everything that changes from step to step is in the checkpoint."""
+def _towers(encoder: SentenceEncoder, settings: TrainSettings) -> Towers:
+    towers = Towers.of(settings.towers, encoder.model, autocast=encoder.autocast)
+    if settings.lora_rank:
+        from searchfit.encoders.lora import lora_modules
 
-    def __init__(
-        self, settings: Settings, model: SentenceTransformer, autocast: Any, lists: _Lists, texts: list[str]
-    ) -> None:
-        import torch
-
-        self.settings, self.seed = settings.train, settings.seed
-        self.prompt = model.prompts.get("query") or None
-        self.model, self.autocast, self.lists, self.texts = model, autocast, lists, texts
-        self.model.train()
-        self.per_epoch = math.ceil(len(texts) / self.settings.batch_size)
-        self.steps = self.per_epoch * self.settings.epochs
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
-            fused=True,
-        )
-        warm = max(1, round(self.steps * self.settings.warmup))
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer,
-            lambda step: min((step + 1) / warm, (self.steps - step) / max(1, self.steps - warm)),
-        )
-
-    def fit(self, tools: Tools) -> list[float]:
-        """Train to the end; the loss of each step."""
-        folder = tools.output / "checkpoints"
-        losses = self._resume(folder)
-        for step in range(len(losses), self.steps):
-            losses.append(self._step(step))
-            tools.progress("train", step + 1, self.steps)
-            if (step + 1) % self.settings.checkpoint_steps == 0 and step + 1 < self.steps:
-                self._checkpoint(folder, losses)
-        self.model.eval()
-        return losses
-
-    @cached_property
-    def _lengths(self) -> Rows:
-        return np.array([len(text) for text in self.texts])
-
-    def _batches(self, epoch: int) -> list[Rows]:
-        """The epoch's batches: shuffled, but of texts of like length, so that little is padding."""
-        random = np.random.default_rng((self.seed, epoch))
-        order = random.permutation(len(self.texts))
-        window = 16 * self.settings.batch_size
-        parts = [order[begin : begin + window] for begin in range(0, len(order), window)]
-        near = np.concatenate([part[np.argsort(self._lengths[part], kind="stable")] for part in parts])
-        batches = np.split(near, range(self.settings.batch_size, len(near), self.settings.batch_size))
-        return [batches[i] for i in random.permutation(len(batches))]
-
-    def _step(self, step: int) -> float:
-        import torch
-
-        # The seed and the step decide the order and the dropout, so a resumed run takes the same steps.
-        torch.manual_seed(self.seed * 1_000_003 + step)
-        epoch, place = divmod(step, self.per_epoch)
-        batch = self._batches(epoch)[place]
-        features = self.model.preprocess([self.texts[i] for i in batch], prompt=self.prompt)
-        features = {key: on_device(value, self.model.device) for key, value in features.items()}
-        with self.autocast():
-            vectors = self.model(features)["sentence_embedding"]
-        queries = torch.nn.functional.normalize(vectors.float(), dim=-1).cpu()
-        loss = listwise_kl(
-            self.lists.student(batch, queries), self.lists.teacher(batch), self.settings.temperature
-        )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.schedule.step()
-        return float(loss.detach())
-
-    def _checkpoint(self, folder: Path, losses: list[float]) -> None:
-        """Write beside, then rename: a checkpoint that has its name is complete."""
-        from safetensors.torch import save_file
-
-        beside, place = folder / "new.tmp", folder / f"step-{len(losses):08d}"
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        _save_weights(self.model, beside / "model.safetensors")
-        moments = {
-            f"{number}.{name}": value.contiguous()
-            for number, state in self.optimizer.state_dict()["state"].items()
-            for name, value in state.items()
-        }
-        save_file(moments, beside / "optimizer.safetensors")
-        sync_file(beside / "optimizer.safetensors")
-        write_json(beside / "losses.json", losses)
-        os.replace(beside, place)
-        for old in folder.glob("step-*"):
-            if old != place:
-                shutil.rmtree(old)
-
-    def _resume(self, folder: Path) -> list[float]:
-        from safetensors.torch import load_file
-
-        done = max(folder.glob("step-*"), default=None)
-        if done is None:
-            return []
-        self.model.load_state_dict(load_file(done / "model.safetensors"))
-        losses: list[float] = json.loads((done / "losses.json").read_text(encoding="utf-8"))
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in load_file(done / "optimizer.safetensors").items():
-            number, _, name = key.partition(".")
-            state.setdefault(int(number), {})[name] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.schedule.last_epoch = len(losses)
-        for group, rate in zip(self.optimizer.param_groups, self.schedule.get_lr(), strict=True):
-            group["lr"] = rate
-        return losses
+        for part in {id(part): part for part in towers.module.values()}.values():
+            lora_modules(part, settings.lora_rank, 2 * settings.lora_rank)
+    if settings.freeze_embeddings:
+        freeze_word_embeddings(towers.module)
+    return towers
 
 
-def _save_weights(model: SentenceTransformer, path: Path) -> None:
-    from safetensors.torch import save_file
+def _dev_queries(inputs: Mapping[str, Path]) -> DevQueries:
+    """The user's labelled questions that a passage of a dev document answers; where those are few, the
+    generated ones of dev documents too."""
+    pairs = pq.read_table(inputs["pairs.parquet"], columns=["text", "passage", "document"])
+    split = pq.read_table(inputs["holdout.parquet"], columns=["split"])["split"].to_numpy()
+    dev = split[pairs["document"].to_numpy()] == "dev"
+    known = [row for row in pq.read_table(inputs["labelled.parquet"]).to_pylist() if row["passage"] >= 0]
+    theirs = [row for row in known if row["split"] == "dev" and row["label"] >= ANSWERS]
+    texts, own = [row["query"] for row in theirs], [row["passage"] for row in theirs]
+    if len(theirs) < _ENOUGH:
+        generated = pairs.filter(pa.array(dev))
+        texts += generated["text"].to_pylist()
+        own += generated["passage"].to_pylist()
+    return DevQueries(texts, np.array(own, np.int64))
 
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
-    sync_file(path)
+
+def _loop_options(settings: Settings, course: Course) -> LoopOptions:
+    train = settings.train
+    steps = course.steps(train.epochs)
+    often = train.measure_steps or max(1, course.steps(1) // (_MEASURES if train.towers == "query" else 1))
+    return LoopOptions(
+        steps=steps,
+        learning_rate=train.learning_rate or (1e-4 if train.towers == "query" else 2e-5),
+        weight_decay=train.weight_decay,
+        warmup=train.warmup,
+        schedule=train.schedule,
+        accumulate=train.accumulate,
+        checkpoint_steps=train.checkpoint_steps,
+        measure_steps=often,
+        patience=train.patience,
+        seed=settings.seed,
+    )
+
+
+def _tell(tools: Tools, steps: int, step: int, values: Mapping[str, float]) -> None:
+    note = f"dev nDCG@10 {values['score']:.4f}" if "score" in values else ""
+    tools.progress("train", step, steps, note)
+
+
+def _reports(settings: TrainSettings, folder: Path) -> list[Callable[[int, Mapping[str, float]], None]]:
+    """Where else losses and scores are told of, by the first of several processes."""
+    if not parallel.is_first():
+        return []
+    from searchfit.training.reporting import load_report
+
+    return [load_report(name, folder, settings.model_dump(mode="json")) for name in settings.report_to]
+
+
+def _result(options: TrainSettings, lessons: Lessons, history: History) -> StageResult:
+    tail = history.losses[-max(1, len(history.losses) // 10) :]
+    counts: dict[str, Any] = {
+        "queries": len(lessons),
+        "labelled ones": int((lessons.origins == "labelled").sum()),
+        "steps": len(history.losses),
+        "first loss": round(history.losses[0], 4),
+        "last losses, mean": round(sum(tail) / len(tail), 4),
+    }
+    if history.scores:
+        best = dict(history.scores)[history.best_step]
+        counts |= {"dev before": round(history.scores[0][1], 4), "dev best": round(best, 4)}
+        counts["best step"] = history.best_step
+    notes = []
+    if not history.best_step:
+        notes.append("No step was better on dev than the start, which is kept.")
+    elif history.stopped_early:
+        notes.append("Stopped early: dev scores rose no more.")
+    return StageResult(counts, notes=tuple(notes), details={"objectives": ", ".join(names(options))})

@@ -34,8 +34,9 @@ class Store(Protocol):
     def nearest(
         self, vector: Floats, column: VectorColumn, k: int, where: Filter | None = None
     ) -> tuple[Rows, Floats]:
-        """Rows and cosine similarities (n,) of the k passages nearest to a (d,) vector, best first, among
-        those that the filter lets through; of sentence vectors, a passage's best one counts."""
+        """Rows and similarities (n,), cosines or dot products as the index was built, of the k passages
+        nearest to a (d,) vector, best first, among those that the filter lets through; of sentence vectors,
+        a passage's best one counts."""
 
     def matching(self, where: Filter) -> Rows:
         """The rows that the filter lets through, ascending."""

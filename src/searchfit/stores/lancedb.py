@@ -49,6 +49,7 @@ _TYPES = {
     "date": pa.date32(),
 }
 _TERMS_A_QUERY = 500
+_LIFT = np.float32(2**40)
 _REBUILD = "Rebuild it: searchfit fit with --force index."
 
 
@@ -63,7 +64,8 @@ def build(
     `passages` holds row (0, 1, 2 ...), the fields of records.PASSAGES, vector (d,), sentence_vectors (any
     number, d), and the metadata columns; `postings` is as TERMS, a term in one row. `info` is JSON;
     info["metadata"] lists {"name": the user's column, "column": as stored, "type": as in filters.TYPES or
-    another, which is kept but not filtered on}. NaN in metadata becomes null, timestamps keep microseconds.
+    another, which is kept but not filtered on}; info["similarity"] says how vectors are compared, "cosine"
+    (the default) or "dot". NaN in metadata becomes null, timestamps keep microseconds.
 
     Raises SearchfitError for vectors that are not finite or of several lengths, for rows that are not
     dense, and for values that do not fit their column's type; WorkspaceError when writing fails.
@@ -188,6 +190,7 @@ class LanceStore:
             found = {"passages": self._passages.count_rows(), "terms": self._terms.count_rows()}
         if found != {name: counts[name] for name in found}:
             raise WorkspaceError(f"the index {folder} holds {found}, expected {counts}.", _REBUILD)
+        self._similarity: str = self.info.get("similarity", "cosine")
         metadata = self.info.get("metadata", ())
         self._metadata = {column["name"]: column["column"] for column in metadata}
         self._names = {**_OWN, **self._metadata}
@@ -201,21 +204,23 @@ class LanceStore:
     def nearest(
         self, vector: Floats, column: VectorColumn, k: int, where: Filter | None = None
     ) -> tuple[Rows, Floats]:
-        """See Store. Passages without a vector to compare (no sentence, or all zeros) are not found."""
+        """See Store. Passages without a vector to compare (no sentence, a cosine of zeros) are not found."""
         size = self._passages.schema.field("vector").type.list_size
         if vector.shape != (size,) or not np.isfinite(vector).all():
             got = f"shape {vector.shape}, {np.count_nonzero(~np.isfinite(vector))} of them not finite"
             raise SearchfitError(f"expected a query vector of {size} finite numbers, got {got}.")
         if k < 1 or not self._count:
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        query = self._passages.search(vector.astype(np.float32), vector_column_name=column)
-        query = query.distance_type("cosine").bypass_vector_index().limit(min(k, self._count))
+        # LanceDB tells a dot product as 1 - dot, which would swallow the digits of a small one.
+        lift = _LIFT if self._similarity == "dot" else np.float32(1)
+        query = self._passages.search(vector.astype(np.float32) * lift, vector_column_name=column)
+        query = query.distance_type(self._similarity).bypass_vector_index().limit(min(k, self._count))
         if where is not None:
             query = query.where(expression(where, self._names), prefilter=True)
         with self._reading():
             found = query.select(["row", "_distance"]).to_arrow()
         rows = found["row"].to_numpy().astype(np.int64)
-        similarities = np.float32(1) - found["_distance"].to_numpy()
+        similarities = (np.float32(1) - found["_distance"].to_numpy()) / lift
         best = np.lexsort((rows, -similarities))
         return rows[best], similarities[best]
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-
 if TYPE_CHECKING:
     import torch
 
@@ -37,6 +35,8 @@ def is_first() -> bool:
 
 def seed(base: int, step: int) -> int:
     """The seed of torch's generator for a step: each process drops out other units."""
+    import numpy as np
+
     return int(np.random.SeedSequence((base, step, rank())).generate_state(1)[0])
 
 

@@ -110,8 +110,8 @@ def pretrain(
     folder.mkdir(parents=True, exist_ok=True)
     if parallel.is_first():
         write_texts(folder / "passages.arrow", passages)
-    parallel.first(None)  # the other processes wait until the file is there
-    texts = Texts(folder / "passages.arrow")
+    # The other processes wait until the file is there, and read it where the first one wrote it.
+    texts = Texts(parallel.first(folder / "passages.arrow"))
     if not len(texts.lengths):
         raise SettingsError("There are no passages to pretrain on.", 'Set pretrain.objective = "none".')
     batches = Batches(texts.lengths, settings.batch_size, seed)

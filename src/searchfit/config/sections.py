@@ -1,20 +1,10 @@
-"""Settings: one frozen class a stage, read from TOML and from `--set section.key=value`.
-
-An unknown key is an error that names the keys there are. The resolved settings are written to the
-workspace as searchfit.toml, and each stage is keyed by the sections that it reads.
-"""
+"""The settings of each stage, a frozen class each, with their defaults and what they mean."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-
-from searchfit.errors import SettingsError
-from searchfit.toml import read_toml, toml_or_text, toml_value
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class Section(BaseModel):
@@ -227,22 +217,66 @@ class MineSettings(Section):
     """What each training query learns from."""
 
     max_queries: int = Field(4000, ge=1, description="queries to train on, sampled evenly over the styles")
+    teacher: str = Field(
+        "blend", description="blend, cross-encoder:MODEL, bi-encoder:MODEL, or several joined by +"
+    )
+    force_teacher: bool = Field(False, description="use it even if it is no better than the student on dev")
     candidates: int = Field(128, ge=2, description="passages by query, from the top of the teacher's ranking")
     negatives: int = Field(1024, ge=0, description="random passages beside the candidates, for all queries")
+    label_margin: float = Field(0.1, ge=0, description="by how much a labelled answer leads the scores")
+    hard: int = Field(2, ge=1, description="negatives of each query, for objectives that take them")
+    legs: Literal["dense", "keyword", "both"] = Field("both", description="the ranking that they come from")
+    skip: int = Field(0, ge=0, description="the first ranks are left out")
+    depth: int = Field(64, ge=1, description="the last rank that counts")
+    absolute_margin: float = Field(0.0, description="negatives score this much below the positive")
+    relative_margin: float = Field(0.05, description="the same as a share of the positive's score")
+    guard: float = Field(0.0, description="nor does the teacher score them within this of the positive")
+    sampling: Literal["top", "random"] = Field("random", description="the best of the ranks, or any of them")
+    random_share: float = Field(0.0, ge=0, le=1, description="share of negatives drawn from the whole corpus")
 
 
 class TrainSettings(Section):
-    """Query-side tuning: passages stay as they are, the query encoder learns the teacher's ranking."""
+    """Tuning on the queries. What is trained, on which objective, and how the steps are taken."""
 
     enabled: bool = Field(True, description="false keeps the untuned model")
+    towers: Literal["query", "shared", "separate"] = Field(
+        "query", description="query: passages stay as they are; shared: one model for both; separate: two"
+    )
+    objective: str = Field(
+        "distill",
+        description="distill, mnr, mnr-cached, mnr-symmetric, margin-mse, triplet, contrastive, "
+        "online-contrastive, cosine; several with commas",
+    )
+    weights: tuple[float, ...] = Field((), description="share of the batches by objective; empty: by size")
+    data: Literal["all", "generated", "labelled"] = Field("all", description="which queries to train on")
     min_queries: int = Field(64, ge=1, description="with fewer, nothing is trained")
     epochs: int = Field(2, ge=1)
     batch_size: int = Field(64, ge=2)
-    learning_rate: float = Field(1e-4, gt=0)
+    accumulate: int = Field(1, ge=1, description="batches a step")
+    learning_rate: float = Field(0.0, ge=0, description="0: 1e-4 for the query tower, 2e-5 for both")
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.1, ge=0, le=1, description="share of steps over which the rate rises")
+    schedule: Literal["linear", "constant", "cosine"] = Field("linear", description="of the learning rate")
     temperature: float = Field(0.05, gt=0, description="of the teacher's and the student's softmax")
+    margin: float = Field(0.5, gt=0, description="of contrastive and triplet objectives")
+    distance: Literal["cosine", "euclidean"] = Field("cosine", description="of contrastive objectives")
+    matryoshka: tuple[int, ...] = Field((), description="shorter lengths at which vectors are trained too")
+    lora_rank: int = Field(0, ge=0, description="train adapters of this rank, merged in the end; 0: none")
+    freeze_embeddings: bool = Field(False, description="leave the word embeddings as they are")
     checkpoint_steps: int = Field(25, ge=1, description="a killed run loses at most this many steps")
+    measure_steps: int = Field(0, ge=0, description="score on dev so often and keep the best; 0: by epoch")
+    patience: int = Field(0, ge=0, description="stop after so many scores without a better one; 0: never")
+    dev_queries: int = Field(200, ge=1, description="dev questions of such a score")
+    dev_passages: int = Field(1000, ge=10, description="passages ranked for it, where passages are tuned too")
+    report_to: tuple[str, ...] = Field((), description="tensorboard, wandb, mlflow")
+
+
+class ReencodeSettings(Section):
+    """Which mixtures compete where passages were tuned too."""
+
+    merges: tuple[float, ...] = Field(
+        (0.5,), description="shares of the tuned weights; each costs an encoding of the corpus"
+    )
 
 
 class EngineSettings(Section):
@@ -257,6 +291,9 @@ class EvaluateSettings(Section):
 
     keyword_weights: tuple[float, ...] = Field((0.5, 1.0, 1.5), description="blends shown in the report")
     merges: tuple[float, ...] = Field((0.25, 0.5, 0.75), description="shares of the tuned weights")
+    min_labelled: int = Field(
+        30, ge=1, description="with as many labelled questions on held-out documents, they judge"
+    )
     max_queries: int = Field(2000, ge=10, description="dev and test queries, each, sampled evenly")
 
 
@@ -266,111 +303,3 @@ class ChooseSettings(Section):
     alpha: float = Field(0.05, gt=0, lt=1, description="p-value below which a gain on dev counts")
     permutations: int = Field(10_000, ge=100)
     bootstrap: int = Field(2_000, ge=100)
-
-
-class Settings(Section):
-    """All settings of a fit."""
-
-    seed: int = 13
-    source: SourceSettings = SourceSettings()
-    queries: QueriesSettings = QueriesSettings()
-    split: SplitSettings = SplitSettings()
-    model: ModelSettings = ModelSettings()
-    keyword: KeywordSettings = KeywordSettings()
-    generate: GenerateSettings = GenerateSettings()
-    t5: T5Settings = T5Settings()
-    prompt: PromptSettings = PromptSettings()
-    chat: ChatSettings = ChatSettings()
-    openai: OpenAISettings = OpenAISettings()
-    screen: ScreenSettings = ScreenSettings()
-    holdout: HoldoutSettings = HoldoutSettings()
-    mine: MineSettings = MineSettings()
-    train: TrainSettings = TrainSettings()
-    engine: EngineSettings = EngineSettings()
-    evaluate: EvaluateSettings = EvaluateSettings()
-    choose: ChooseSettings = ChooseSettings()
-
-    def only(self, *sections: str) -> Settings:
-        """A copy that holds just these sections; reading another one raises AttributeError."""
-        view = Settings.model_construct()
-        kept = {name: getattr(self, name) for name in sections}
-        view.__dict__.clear()
-        view.__dict__.update(kept)
-        return view
-
-
-def load_settings(
-    file: Path | None = None,
-    overrides: Iterable[str] = (),
-    values: Mapping[str, Any] | None = None,
-    base: Settings | None = None,
-) -> Settings:
-    """Settings from, in rising precedence: `base`, a TOML file, `section.key=value` strings, and `values`
-    (a mapping of "section.key" to value).
-
-    Raises SettingsError for a file that is absent or is not TOML, an unknown key or a wrong value.
-    """
-    tree: dict[str, Any] = (base or Settings()).model_dump()
-    if file is not None:
-        _merge(tree, read_toml(file), "")
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise SettingsError(f"--set {text!r} has no '='.", "Write it as --set section.key=value.")
-        _assign(tree, key.strip(), toml_or_text(value.strip()))
-    for key, value in (values or {}).items():
-        _assign(tree, key, value)
-    try:
-        return Settings.model_validate(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"setting {key}: {first['msg']}, got {first['input']!r}.") from error
-
-
-def _merge(tree: dict[str, Any], new: Mapping[str, Any], prefix: str) -> None:
-    for key, value in new.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            if not isinstance(tree.get(key), dict):
-                raise _unknown(".".join([path, *list(value)[:1]]))
-            _merge(tree[key], value, f"{path}.")
-        elif key not in tree or isinstance(tree[key], dict):
-            raise _unknown(path)
-        else:
-            tree[key] = value
-
-
-def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
-    section, dot, name = key.partition(".")
-    nested: dict[str, Any] = {section: {name: value}} if dot else {section: value}
-    _merge(tree, nested, "")
-
-
-def _unknown(path: str) -> SettingsError:
-    known = known_keys()
-    near = difflib.get_close_matches(path, known, n=3, cutoff=0.5)
-    section = path.partition(".")[0]
-    there = near or [key for key in known if key.startswith(f"{section}.")] or known
-    return SettingsError(f"unknown setting {path!r}.", f"Did you mean: {', '.join(there)}?")
-
-
-def known_keys() -> list[str]:
-    """Every setting as section.key."""
-    keys = []
-    for name, value in Settings().model_dump().items():
-        keys += [f"{name}.{key}" for key in value] if isinstance(value, dict) else [name]
-    return keys
-
-
-def to_toml(settings: Settings) -> str:
-    """The settings as TOML text that `load_settings` reads back equal."""
-    lines = []
-    sections = []
-    for name, value in settings.model_dump().items():
-        if isinstance(value, dict):
-            rows = "".join(f"{key} = {toml_value(item)}\n" for key, item in value.items())
-            sections.append(f"[{name}]\n{rows}")
-        else:
-            lines.append(f"{name} = {toml_value(value)}\n")
-    return "".join(lines) + "\n" + "\n".join(sections)

@@ -1,0 +1,185 @@
+"""Label: find the user's labelled pairs in the corpus, and keep the test questions out of training."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from searchfit.config import Settings
+from searchfit.records import LABELLED, Drop, LabelledPair, StageResult, encoded_text
+from searchfit.sources.pairs import read_pairs
+from searchfit.sources.queries import read_queries
+from searchfit.stages import Tools
+from searchfit.workspace import write_table
+
+VERSION = 1
+
+_WORD = re.compile(r"\w+")
+_LONGER = 1.3
+"""Times the length of a document's longest passage from which a text is several passages."""
+
+_NEAR = 0.8
+"""Jaccard similarity of the words of two questions from which they are near-duplicates."""
+
+
+def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
+    """Write labelled.parquet (records.LABELLED); an empty one where no pairs are named.
+
+    Where the user has judged questions, they decide and measure, so all other labelled queries train; else a
+    labelled query whose document is held out judges. Raises SourceError for pairs that cannot be read.
+    """
+    if not settings.pairs.file:
+        write_table(tools.output / "labelled.parquet", LABELLED.empty_table())
+        return StageResult(counts={"labelled pairs": 0})
+    asked = read_queries(settings.queries)
+    test = _Questions((id_, text) for id_, text in asked.queries)
+    splits = pq.read_table(inputs["holdout.parquet"], columns=["split"])["split"].to_pylist()
+    found = read_pairs(settings.pairs)
+    corpus = _Corpus.load(inputs)
+    rows: list[tuple[LabelledPair, int, int]] = []
+    excluded: Counter[str] = Counter()
+    samples: dict[str, list[str]] = defaultdict(list)
+    for pair in found:
+        if why := test.holds(pair):
+            excluded[why] += 1
+            samples[why] = [*samples[why], pair.query][:5]
+        else:
+            rows.append((pair, *corpus.find(pair)))
+    own = _splits(rows, splits, judged=bool(asked.qrels))
+    table = [
+        {
+            "query_id": pair.query_id,
+            "query": pair.query,
+            "text": pair.text,
+            "label": pair.label,
+            "negatives": list(pair.negatives),
+            "passage": passage,
+            "document": document,
+            "split": own[_same(pair.query)],
+        }
+        for pair, passage, document in rows
+    ]
+    write_table(tools.output / "labelled.parquet", pa.Table.from_pylist(table, schema=LABELLED))
+    drops = (*found.drops, *(Drop(why, n, tuple(samples[why])) for why, n in sorted(excluded.items())))
+    counts = {
+        "labelled pairs": len(rows),
+        "in the corpus": sum(passage >= 0 for _, passage, _ in rows),
+        **{f"{name} queries": n for name, n in sorted(Counter(own.values()).items())},
+        "test questions excluded": sum(excluded.values()),
+    }
+    return StageResult(counts, drops, found.notes)
+
+
+def _splits(
+    rows: Sequence[tuple[LabelledPair, int, int]], splits: Sequence[str], judged: bool
+) -> dict[str, str]:
+    """The split of each query: a query that any held-out document answers is held out."""
+    own: dict[str, str] = {}
+    for pair, _, document in rows:
+        mine = "train" if judged or document < 0 else splits[document]
+        before = own.get(_same(pair.query), "train")
+        own[_same(pair.query)] = mine if before == "train" else before
+    return own
+
+
+def _same(text: str) -> str:
+    """A text without what does not change its meaning."""
+    return " ".join(_WORD.findall(text.casefold())) or text
+
+
+class _Questions:
+    """The user's own questions: those of the evaluation, which must not be trained on."""
+
+    def __init__(self, questions: Iterable[tuple[str, str]]) -> None:
+        self._ids: set[str] = set()
+        self._words: list[frozenset[str]] = []
+        self._texts: set[str] = set()
+        self._holders: dict[str, list[int]] = defaultdict(list)
+        for id_, text in questions:
+            self._ids.add(id_)
+            self._texts.add(_same(text))
+            for word in (words := frozenset(_same(text).split())):
+                self._holders[word].append(len(self._words))
+            self._words.append(words)
+
+    def holds(self, pair: LabelledPair) -> str:
+        """Why a pair's query is one of them; "" where it is not."""
+        if pair.query_id and pair.query_id in self._ids:
+            return "a question of the evaluation, by its id"
+        if _same(pair.query) in self._texts:
+            return "a question of the evaluation, by its text"
+        words = frozenset(_same(pair.query).split())
+        # Near-duplicates share at least one of any len - ceil(near * len) + 1 words: take the rarest.
+        rare = sorted(words, key=lambda word: (len(self._holders.get(word, ())), word))
+        some = rare[: len(rare) - int(np.ceil(_NEAR * len(rare))) + 1]
+        for number in {n for word in some for n in self._holders.get(word, ())}:
+            other = self._words[number]
+            if len(words & other) >= _NEAR * len(words | other):
+                return "nearly a question of the evaluation"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Corpus:
+    """Where texts and ids are in the corpus."""
+
+    by_text: dict[bytes, int]
+    by_id: dict[str, int]
+    starts: npt.NDArray[np.int64]
+    documents: npt.NDArray[np.int32]
+    texts: pa.ChunkedArray
+
+    @classmethod
+    def load(cls, inputs: Mapping[str, Path]) -> _Corpus:
+        """Read the passages once."""
+        ids = pq.read_table(inputs["documents.parquet"], columns=["id"])["id"].to_pylist()
+        by_text: dict[bytes, int] = {}
+        documents: list[int] = []
+        for title, text, document in _passages(inputs["passages.parquet"]):
+            for form in (text, encoded_text(title, text)):
+                by_text.setdefault(_digest(form), len(documents))
+            documents.append(document)
+        own = np.array(documents, np.int32)
+        starts = np.searchsorted(own, np.arange(len(ids) + 1))
+        texts = pq.read_table(inputs["passages.parquet"], columns=["text"])["text"]
+        return cls(by_text, {id_: row for row, id_ in enumerate(ids)}, starts, own, texts)
+
+    def find(self, pair: LabelledPair) -> tuple[int, int]:
+        """(passage, document) rows of a pair's text, -1 where it is not in the corpus."""
+        document = self.by_id.get(pair.document_id, -1) if pair.document_id else -1
+        if document >= 0:
+            first, last = int(self.starts[document]), int(self.starts[document + 1])
+            if last - first > 1 and pair.text:
+                return first + self._nearest(pair, first, last), document
+            return (first, document) if last > first else (-1, -1)
+        passage = self.by_text.get(_digest(pair.text), -1)
+        return passage, int(self.documents[passage]) if passage >= 0 else -1
+
+    def _nearest(self, pair: LabelledPair, first: int, last: int) -> int:
+        """The passage of a document whose words are most like those of the pair's text; where the text is
+        several passages long, the one that has most of the query's words."""
+        texts = self.texts.slice(first, last - first).to_pylist()
+        there = [set(_same(own).split()) for own in texts]
+        asked, text = set(_same(pair.query).split()), set(_same(pair.text).split())
+        if len(pair.text) > _LONGER * max(map(len, texts)):
+            return int(np.argmax([len(own & asked) for own in there]))
+        return int(np.argmax([len(own & text) / max(1, len(own | text)) for own in there]))
+
+
+def _passages(file: Path) -> Iterator[tuple[str, str, int]]:
+    with pq.ParquetFile(file) as passages:
+        for batch in passages.iter_batches(1024, columns=["title", "text", "document"]):
+            yield from zip(*(batch[name].to_pylist() for name in ("title", "text", "document")), strict=True)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(_same(text).encode("utf-8", "surrogatepass"), digest_size=8).digest()
