@@ -266,7 +266,7 @@ class TrainSettings(Section):
     checkpoint_steps: int = Field(25, ge=1, description="a killed run loses at most this many steps")
     measure_steps: int = Field(0, ge=0, description="score on dev so often and keep the best; 0: by epoch")
     patience: int = Field(0, ge=0, description="stop after so many scores without a better one; 0: never")
-    dev_queries: int = Field(200, ge=1, description="dev questions of such a score")
+    dev_queries: int = Field(500, ge=1, description="dev questions of such a score")
     dev_passages: int = Field(1000, ge=10, description="passages ranked for it, where passages are tuned too")
     report_to: tuple[str, ...] = Field((), description="tensorboard, wandb, mlflow")
 
