@@ -24,7 +24,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # Not of the content: times, the lock, and the index, whose version may be numbered; it is compared by search.
-_ASIDE = {"manifest.json", "report.html", "engine.json", "searchfit.toml", ".lock", "index"}
+_REPORTS = {"report.html", "report.json", "report.md"}
+_ASIDE = {"manifest.json", *_REPORTS, "engine.json", "searchfit.toml", ".lock", "index"}
 _LIMIT = 3600  # seconds that one attempt may take
 
 

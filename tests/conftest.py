@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from server.workspaces import make_workspace  # noqa: F401 - a fixture
+from stores.servers import memory_folder, pinecone, postgres  # noqa: F401 - fixtures
 
 # Before any test imports a library that reads them: no network, and no more threads than cores.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -112,6 +114,30 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, vocabulary: list[str]) 
         str(folder / "model"), create_model_card=False
     )
     return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def tiny_reranker(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A cross-encoder of random weights with one output and the tiny model's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("cross")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    torch.manual_seed(3)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=128,
+        initializer_range=0.4,
+        num_labels=1,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @dataclass

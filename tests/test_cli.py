@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
+import typer.main
 from pipeline_tools import (
     CUT,
     Corpus,
@@ -25,8 +29,11 @@ from pipeline_tools import (
     write_corpus,
 )
 
+import searchfit
+from searchfit.cli import app, main
 from searchfit.recipe import STAGES
 from searchfit.search import open_searcher
+from searchfit.stores.push import remember
 
 COMMANDS = ("fit", "search", "status", "evaluate")
 
@@ -156,7 +163,11 @@ def test_status(workspace: Path) -> None:
     manifest = json.loads(done.stdout)
     assert list(manifest["stages"]) == [stage.name for stage in STAGES]
     plain = cli("status", workspace)
-    assert [line.split()[0] for line in plain.stdout.splitlines()] == [*manifest["stages"], "serves"]
+    assert [line.split()[0] for line in plain.stdout.splitlines()] == [
+        *manifest["stages"],
+        "serves",
+        "index",
+    ]
     assert "documents 56" in plain.stdout
 
 
@@ -169,7 +180,7 @@ def test_status_of_an_unfinished_fit(tmp_path: Path, corpus: Corpus) -> None:
 
 
 USAGE = [
-    (["search", "WS", ""], "query is empty"),
+    (["search", "WS", ""], "expected a question"),
     (["search", "WS", "  \t "], "query is empty"),
     (["search", "WS", "x", "-k", "0"], "-k"),
     (["search", "WS", "x", "-k", "many"], "-k"),
@@ -178,7 +189,7 @@ USAGE = [
     (["search", "WS", "x", "--where", "price < 'cheap'"], "price"),
     (["search", "WS", "x", "--where", "price < 3 or 1=1; drop"], "where|filter|1"),
     (["search", "WS", "x", "--colour"], "--colour"),
-    (["search", "WS"], "Missing argument"),
+    (["search", "WS"], "expected a question"),
     (["fit", "CSV"], "-o"),
     (["fit", "CSV", "-o", "NEW", "--set", "train.epoch=1"], "train.epochs"),
     (["fit", "CSV", "-o", "NEW", "--set", "trian.epochs=1"], "train.epochs"),
@@ -271,6 +282,57 @@ def test_damaged_pointer(tmp_path: Path, workspace: Path) -> None:
             done = cli(*arguments)
             assert done.returncode == 1, (text, arguments)
             assert done.stderr.startswith("error: ")
+
+
+def test_help_cuts_nothing_at_80_columns() -> None:
+    with mock.patch.dict(os.environ, {"COLUMNS": "80"}):
+        done = subprocess.run(
+            [sys.executable, "-m", "searchfit", "--help"], capture_output=True, encoding="utf-8", check=True
+        )
+    commands = done.stdout.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in commands[:4]] == ["fit", "search", "status", "serve"]
+    assert all(line.endswith(".") and not line.endswith("...") for line in commands)
+    assert all(len(line.partition("  ")[2]) <= 80 for line in commands)
+
+
+def test_flags_that_are_off_have_no_other_half() -> None:
+    """What is on can be turned off; what is off is just not given."""
+    commands: Any = typer.main.get_command(app)
+    halves = {
+        option
+        for each in commands.commands.values()
+        for parameter in each.params
+        if parameter.default is False
+        for option in parameter.secondary_opts
+    }
+    assert halves == set()
+    assert "--no-rerank" in cli("search", "--help").stdout
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert cli("--version").stdout == f"searchfit {searchfit.__version__}\n"
+
+
+def test_status_names_the_store_that_is_searched(workspace: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "ws"
+    shutil.copytree(workspace, copy)
+    assert "store" not in json.loads(cli("status", copy, "--json").stdout)
+    remember(copy, "qdrant://reader:secret@search.example/places")
+    shown = cli("status", copy).stdout
+    assert "store     qdrant://reader@search.example/places" in shown
+    assert "secret" not in shown
+    assert json.loads(cli("status", copy, "--json").stdout)["store"].endswith("example/places")
+
+
+@pytest.mark.parametrize(("name", "more"), [("status", ""), ("judge", "; the same command carries on")])
+def test_only_what_resumes_is_said_to_carry_on(name: str, more: str, capsys: Any) -> None:
+    with (
+        mock.patch.object(sys, "argv", ["searchfit", name]),
+        mock.patch("searchfit.cli.app", side_effect=SystemExit(130)),
+        pytest.raises(SystemExit),
+    ):
+        main()
+    assert capsys.readouterr().err == f"\ninterrupted{more}\n"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")

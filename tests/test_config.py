@@ -9,7 +9,15 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from searchfit.config import Settings, known_keys, load_settings, to_toml
+from searchfit.config import (
+    Settings,
+    known_keys,
+    load_settings,
+    reference,
+    reference_markdown,
+    reference_toml,
+    to_toml,
+)
 from searchfit.errors import SettingsError
 
 if sys.version_info >= (3, 11):
@@ -175,3 +183,21 @@ def test_only_shows_the_sections_asked_for() -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().train.epochs = 3  # type: ignore[misc]
+
+
+def test_the_reference_is_a_settings_file_that_names_everything(tmp_path: Path) -> None:
+    found = reference()
+    assert [one.key for group in found for one in group.settings] == known_keys()
+    (tmp_path / "all.toml").write_text(reference_toml(found), encoding="utf-8")
+    assert load_settings(tmp_path / "all.toml") == Settings()
+    [share] = [one for one in reference("holdout")[0].settings if one.name == "dev"]
+    assert (share.type, share.default) == ("number, > 0, < 0.5", 0.1)
+    assert all(group.meaning for group in found)
+    with pytest.raises(SettingsError, match="no section 'nothing'"):
+        reference("nothing")
+
+
+def test_the_page_of_settings_is_up_to_date() -> None:
+    page = Path(__file__).parents[1] / "docs" / "settings.md"
+    said = "Run: searchfit settings --markdown > docs/settings.md"
+    assert page.read_text(encoding="utf-8") == reference_markdown(reference()), said

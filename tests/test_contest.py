@@ -247,9 +247,9 @@ def test_generators_are_asked_once_for_all_models(
 QUESTIONS = [("dev", f"question {n}", ("d",)) for n in range(40)]
 
 
-def run_of(model: str, tuned: Any) -> contest._Run:
+def run_of(model: str, tuned: Any) -> contest.Run:
     scores = np.asarray(tuned, np.float64)
-    return contest._Run(model, model, "engine", list(QUESTIONS), scores, scores, judged=True)
+    return contest.Run(model, model, "engine", list(QUESTIONS), scores, scores, judged=True)
 
 
 def test_the_first_model_wins_unless_another_is_better_for_sure(settings: Settings) -> None:
@@ -276,3 +276,26 @@ def test_the_p_values_are_corrected_for_the_number_of_models(settings: Settings)
     assert settings.choose.alpha == 0.05
     assert contest._winner([first, other], QUESTIONS, settings)[0] is other
     assert contest._winner([first, other, third], QUESTIONS, settings)[0] is first
+
+
+def test_a_contest_is_compared_as_its_runs(root: Path, corpus: list[Any], tmp_path: Path) -> None:
+    from searchfit.compare import compare_on, compare_workspaces
+
+    board = compare_workspaces([root], common=True)
+    leaderboard = json.loads((root / "leaderboard.json").read_text())
+    assert {row.workspace for row in board.rows} == {str(root / row["folder"]) for row in leaderboard["rows"]}
+    scores = {(row["folder"], row["engine"]): row["test"] for row in leaderboard["rows"]}
+    for row in board.rows:
+        folder = Path(row.workspace).relative_to(root).as_posix()
+        assert row.score == pytest.approx(scores[folder, row.engine], abs=1e-6)
+
+    (tmp_path / "qrels").mkdir()
+    questions = [{"_id": doc.id, "text": doc.title} for doc in corpus[:12]]
+    (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    lines = "".join(f"{doc.id}\t{doc.id}\t1\n" for doc in corpus[:12])
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + lines)
+    with one_thread():
+        judged = compare_on([root], tmp_path)
+    assert (judged.questions, judged.kind, judged.compared) == (12, "judged", "whole engines")
+    assert {row.workspace for row in judged.rows} == {row.workspace for row in board.rows}
+    assert all(row.score > 0.3 for row in judged.rows)  # titles are in what the engines search

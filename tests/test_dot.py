@@ -15,12 +15,14 @@ from pipeline_tools import one_thread
 from searchfit.config import Settings, load_settings
 from searchfit.encoders import load_encoder
 from searchfit.encoders.corpus import Encoding
-from searchfit.fusion import rank, rank_one
+from searchfit.fusion import rank
 from searchfit.keyword import Analyzer, KeywordIndex
+from searchfit.legs import Asked, rank_one
 from searchfit.pipeline import Fit
 from searchfit.records import Engine
 from searchfit.search import ArrayCorpus, open_searcher
 from searchfit.stages import choose
+from searchfit.stores.bm25 import Bm25
 from searchfit.stores.lancedb import LanceStore, build
 from searchfit.training.dev import DevScore
 from searchfit.workspace import Workspace
@@ -161,8 +163,8 @@ def test_the_bounds_hold_for_vectors_of_any_length(tmp_path: Path, size: float) 
         expected = rank([engine], corpus, queries, [""] * len(queries), 10)[0]
         assert 0.1 < np.abs(expected.scores).max() < 100
         for vector, rows in zip(queries, expected.rows, strict=True):
-            zero = np.zeros(corpus.count, np.float32)
-            found = rank_one(engine, store, vector, zero, lambda certain: len(certain) >= 10)
+            asked = Asked(vector, Bm25(store, Analyzer("none"), 1.2, 0.75).leg(""))
+            found = rank_one(engine, store, asked, lambda certain: len(certain) >= 10)
             assert len(found.rows) < corpus.count  # the bound has ended the search before
             np.testing.assert_array_equal(found.rows[:10], rows)
 

@@ -12,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from searchfit import fusion
-from searchfit.fusion import Block, dense_scores, rank, rank_one
+from searchfit.fusion import Block, dense_scores, rank
+from searchfit.legs import Asked, rank_one
 from searchfit.records import Engine
 
 SIZE = 6
@@ -176,6 +177,26 @@ def test_rows_survive_in_large_corpora() -> None:
         np.testing.assert_allclose(unpacked.scores, [scores], atol=6e-7)
 
 
+class Leg:
+    """A keyword leg over an array of scores, -inf where a filter keeps a row out."""
+
+    def __init__(self, scores: np.ndarray) -> None:
+        self.scores = scores
+        self.allowed = np.flatnonzero(np.isfinite(scores))
+        self.total = len(self.allowed)
+
+    def top(self, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = self.allowed[self.scores[self.allowed] > 0]
+        best = rows[np.argsort(-self.scores[rows], kind="stable")[:depth]]
+        return best, self.scores[best]
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        return self.scores[rows]
+
+    def first(self, count: int) -> np.ndarray:
+        return self.allowed[:count]
+
+
 @settings(max_examples=150, deadline=None)
 @example(seed=0, count=300, engine=1, k=3, share=0.0)
 @given(
@@ -195,7 +216,7 @@ def test_serving_ranks_as_brute_force(
     where = None if share is None else rng.random(count) < share
     keyword = toy.keyword[0] if where is None else np.where(where, toy.keyword[0], -np.inf).astype(np.float32)
     asked = vector if chosen.dense_weight else np.empty(0, np.float32)
-    scored = rank_one(chosen, toy, asked, keyword, lambda rows: len(rows) >= k, where)
+    scored = rank_one(chosen, toy, Asked(asked, Leg(keyword), where), lambda rows: len(rows) >= k)
     among = np.arange(count) if where is None else np.flatnonzero(where)
     expected = brute(toy, chosen, vector, 0, among, by_document=False)[:k]
     found = np.isfinite(scored.keyword)
@@ -219,7 +240,8 @@ def test_serving_does_not_read_all_when_the_best_are_clear() -> None:
 
     store = Counting(**vars(toy))
     engine = Engine("e", units="passage", keyword_weight=0)
-    scored = rank_one(engine, store, toy.passages[0], toy.keyword[0], lambda rows: len(rows) >= 5)
+    asked = Asked(toy.passages[0], Leg(toy.keyword[0]))
+    scored = rank_one(engine, store, asked, lambda rows: len(rows) >= 5)
     assert scored.rows[0] == 0
     assert sum(read) < 300
 

@@ -9,9 +9,11 @@ import pytest
 import pytrec_eval
 from pipeline_tools import CUT, Corpus, cli, fit, tiny_model, write_corpus
 
-from searchfit.errors import SourceError, WorkspaceError
-from searchfit.judged import evaluate_judged
+from searchfit.errors import SettingsError, SourceError, WorkspaceError
+from searchfit.judged import Beside, evaluate_judged
+from searchfit.metrics import read_run, score_run
 from searchfit.search import open_searcher
+from searchfit.significance import holm
 
 TREC_NAMES = {"ndcg@10": "ndcg_cut_10", "map": "map", "recall@10": "recall_10", "recall@100": "recall_100"}
 
@@ -62,7 +64,8 @@ def test_the_run_file_gives_the_printed_figures(workspace: Path, beir: Path, tmp
     assert printed["questions"] == 5
     systems = printed["systems"]
     assert [name.split(" (")[0] for name in systems] == [
-        "untuned dense", "keyword", "untuned blend", "untuned engine", "chosen dense alone", "chosen engine",
+        "untuned dense", "keyword", "untuned blend", "untuned engine", "whitened dense", "whitened blend",
+        "chosen dense alone", "chosen engine",
     ]  # fmt: skip
     with run_file.open(encoding="utf-8") as file:
         run = pytrec_eval.parse_run(file)
@@ -102,6 +105,8 @@ def test_documents_that_are_not_there_are_noted(workspace: Path, beir: Path) -> 
     done = cli("evaluate", workspace, beir)
     assert done.returncode == 0
     assert "2 of 16 judged documents" in done.stderr
+    assert done.stdout.split("\n", 1)[0].split() == ["system", "ndcg@10", "mrr@10", "recall@10", "gain", "p"]
+    assert max(len(line.rstrip()) for line in done.stdout.splitlines()) <= 80
     assert [line.split("  ")[0].strip() for line in done.stdout.splitlines()[1:4]] == [
         "untuned dense", "keyword", "untuned blend",
     ]  # fmt: skip
@@ -136,3 +141,82 @@ def test_a_run_that_cannot_be_written(workspace: Path, beir: Path, tmp_path: Pat
 def test_an_unfinished_workspace(tmp_path: Path, beir: Path) -> None:
     with pytest.raises(WorkspaceError):
         evaluate_judged(tmp_path, beir)
+
+
+def test_other_models_and_runs_are_compared(workspace: Path, beir: Path, tmp_path: Path) -> None:
+    """The run that the engine wrote scores as the engine does, and so does the workspace's own model named as
+    another one; what it encoded is not encoded again."""
+    run_file, model = tmp_path / "chosen.run", tiny_model(tmp_path)
+    evaluate_judged(workspace, beir, run=run_file)
+    options = ("--model", model, "--run-file", run_file, "--metric", "precision@5", "--json")
+    done = cli("evaluate", workspace, beir, *options)
+    assert done.returncode == 0, done.stderr
+    systems = json.loads(done.stdout)["systems"]
+    assert systems[f"{model.name} dense"] == pytest.approx(systems["untuned dense"])
+    assert systems[f"{model.name} engine"] == pytest.approx(systems["untuned engine"])
+    chosen = next(row for name, row in systems.items() if name.startswith("chosen engine"))
+    assert systems["run chosen.run"] == pytest.approx(chosen)
+    assert 0 < chosen["precision@5"] < 1
+    (encoded,) = (workspace / "cache").iterdir()
+    before = (encoded / "passages.npy").stat().st_mtime_ns
+    evaluate_judged(workspace, beir, beside=Beside(models=(str(model),)))
+    assert [path.name for path in (workspace / "cache").iterdir()] == [encoded.name]
+    assert (encoded / "passages.npy").stat().st_mtime_ns == before
+
+
+def test_a_model_s_encoding_goes_on_after_a_kill(workspace: Path, beir: Path, tmp_path: Path) -> None:
+    model = tiny_model(tmp_path)
+    once = evaluate_judged(workspace, beir, beside=Beside(models=(str(model),))).systems
+    folder = max((workspace / "cache").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    # As a kill between two chunks leaves it: the vectors are there, the last file is not.
+    (folder / "info.json").unlink()
+    (folder / "progress.json").write_text(json.dumps({"passages": 0}), encoding="utf-8")
+    assert evaluate_judged(workspace, beir, beside=Beside(models=(str(model),))).systems == once
+    assert (folder / "info.json").exists()
+
+
+def test_every_gain_has_its_p_corrected_for_all_of_them(workspace: Path, beir: Path, tmp_path: Path) -> None:
+    outcome = evaluate_judged(workspace, beir, run=tmp_path / "run")
+    assert set(outcome.compared) == set(outcome.systems) - {"untuned engine"}
+    ps = [row["p"] for row in outcome.compared.values()]
+    assert [row["p_holm"] for row in outcome.compared.values()] == holm(ps)
+    chosen = next(row for name, row in outcome.compared.items() if name.startswith("chosen engine"))
+    after = [row["ndcg@10"] for row in score_run(read_run(tmp_path / "run"), qrels(beir)).values()]
+    assert chosen["mean_b"] == pytest.approx(sum(after) / 5)
+    assert chosen["gain"] == pytest.approx(chosen["mean_b"] - outcome.systems["untuned engine"]["ndcg@10"])
+    assert chosen["n"] == 5
+    assert chosen["detectable"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("z1 Q0 doc-1 1 1.0 x\n", "none of the 5 judged questions"),
+        ("q1 Q0 other 1 1.0 x\n", "no document of the corpus"),
+        ("q1 doc-1 1.0\n", "six fields"),
+        ("", "ranks 0 queries"),
+    ],
+)
+def test_a_run_that_does_not_fit(
+    workspace: Path, beir: Path, tmp_path: Path, lines: str, message: str
+) -> None:
+    file = tmp_path / "other.run"
+    file.write_text(lines, encoding="utf-8")
+    with pytest.raises(SourceError, match=message):
+        evaluate_judged(workspace, beir, beside=Beside(runs=(file,)))
+
+
+def test_a_run_with_gaps_is_told_of(workspace: Path, beir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "other.run"
+    file.write_text("q1 Q0 elsewhere 1 2.0 x\nq1 Q0 doc-21 2 1.0 x\n", encoding="utf-8")
+    outcome = evaluate_judged(workspace, beir, beside=Beside(runs=(file,)))
+    assert "other.run lacks 4 of 5 questions; they score 0." in outcome.notes
+    assert "other.run: 1 of 2 results are not documents of the corpus." in outcome.notes
+    # The unknown document holds the first place.
+    assert outcome.systems["run other.run"]["mrr@10"] == pytest.approx(0.5 / 5)
+
+
+@pytest.mark.parametrize("name", ["recall", "ndcg@0", "ndcg@", "hit@1000", "bleu@4", "map@٣"])
+def test_a_metric_that_cannot_be_had(workspace: Path, beir: Path, name: str) -> None:
+    with pytest.raises(SettingsError, match="metric"):
+        evaluate_judged(workspace, beir, beside=Beside(metrics=(name,)))

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import math
+import sys
 import unicodedata
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -215,3 +217,20 @@ def test_every_language_that_can_be_detected_has_a_stemmer() -> None:
     with pytest.raises(SettingsError, match="klingon") as caught:
         Analyzer("klingon")
     assert "english" in caught.value.hint
+
+
+def test_threads_share_an_analyzer() -> None:
+    roots = ("nation", "operat", "relat", "condition", "radic", "electr", "form", "adopt")
+    ends = ("ational", "ization", "iveness", "fulness", "ously", "ement", "ability", "ically", "ingly")
+    words = [root + end for root in roots for end in ends]
+    expected = {word: ENGLISH.terms(word) for word in words}
+    before = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(1e-6)
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(20):
+                shared = Analyzer("english")
+                found = list(pool.map(shared.terms, words * 2))
+                assert found == [expected[word] for word in words * 2]
+    finally:
+        sys.setswitchinterval(before)

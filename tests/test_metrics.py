@@ -7,7 +7,7 @@ import pytest
 import pytrec_eval
 
 from searchfit import metrics
-from searchfit.errors import SourceError
+from searchfit.errors import SettingsError, SourceError
 
 ORACLE = {"ndcg@10": "ndcg_cut_10", "map": "map", "recall@10": "recall_10", "recall@100": "recall_100"}
 IDS = ["a", "b", "ab", "B", "10", "9", "é", "中文", "🙂", "z.", *(f"d{number}" for number in range(140))]
@@ -45,6 +45,67 @@ def test_equals_trec_eval_with_ties_and_grades(block: int) -> None:
         for query, row in ours.items():
             assert list(row) == list(metrics.NAMES)
             assert row == pytest.approx(theirs[query], abs=1e-9), (seed, query)
+
+
+BY_NAME = {
+    "ndcg@1": "ndcg_cut_1", "ndcg@3": "ndcg_cut_3", "ndcg@100": "ndcg_cut_100", "map@5": "map_cut_5",
+    "map@1000": "map_cut_1000", "map": "map", "recall@5": "recall_5", "recall@50": "recall_50",
+    "precision@1": "P_1", "precision@5": "P_5", "precision@100": "P_100", "hit@1": "success_1",
+    "hit@7": "success_7", "mrr@1000": "recip_rank",
+}  # fmt: skip
+
+
+def test_a_thousand_runs_by_any_metric_equal_trec_eval() -> None:
+    """pytrec_eval on 1,000 random runs of three queries, with ties and grades; the largest difference
+    counts."""
+    cuts = {
+        "ndcg_cut.1,3,100",
+        "map_cut.5,1000",
+        "map",
+        "recall.5,50",
+        "P.1,5,100",
+        "success.1,7",
+        "recip_rank",
+    }
+    largest = 0.0
+    for seed in range(1000, 2000):
+        run, qrels = random_case(seed)
+        theirs = pytrec_eval.RelevanceEvaluator(qrels, cuts).evaluate(run)
+        ours = metrics.score_run(run, qrels, list(BY_NAME))
+        assert set(ours) == set(theirs)
+        for query, row in ours.items():
+            assert list(row) == list(BY_NAME)
+            largest = max(largest, *(abs(row[name] - theirs[query][own]) for name, own in BY_NAME.items()))
+    assert largest < 1e-9
+
+
+def test_cut_reciprocal_rank_is_that_of_the_cut_run() -> None:
+    for seed in range(60):
+        run, qrels = random_case(seed)
+        row = metrics.score_run(run, qrels, ["mrr@4"])
+        for query, scores in run.items():
+            first = metrics.trec_order(query, scores)[:4]
+            cut = {document: float(-place) for place, document in enumerate(first)}
+            judged = {query: qrels[query]}
+            theirs = pytrec_eval.RelevanceEvaluator(judged, {"recip_rank"}).evaluate({query: cut})
+            assert row.get(query, {}).get("mrr@4", 0.0) == pytest.approx(theirs[query]["recip_rank"])
+
+
+def test_unjudged_is_a_share_of_what_was_found() -> None:
+    judged = {"a": 1, "b": 0, "c": -1}
+    assert metrics.score_ranking(["a", "x", "b", "y"], judged, ["unjudged@10"])["unjudged@10"] == 0.5
+    assert metrics.score_ranking(["a", "x", "y"], judged, ["unjudged@2"])["unjudged@2"] == 0.5
+    assert metrics.score_ranking([], judged, ["unjudged@10"])["unjudged@10"] == 0
+    assert metrics.score_ranking(["a", "z"], {"a": 0}, ["unjudged@10", "hit@1"]) == {
+        "unjudged@10": 0.5,
+        "hit@1": 0,
+    }
+
+
+@pytest.mark.parametrize("name", ["ndcg", "map@", "hit@0", "hit@-1", "recall@1.5", "bleu@3", "P@5", ""])
+def test_a_metric_that_is_not_known(name: str) -> None:
+    with pytest.raises(SettingsError, match="is not known"):
+        metrics.score_ranking(["a"], {"a": 1}, [name])
 
 
 def test_ties_go_to_the_larger_id() -> None:
@@ -112,7 +173,7 @@ def test_a_long_run_of_ties_stays_in_order(tmp_path: Path) -> None:
     ranking = [(f"d{place:04}", 0.25) for place in range(2000)]
     metrics.write_run(tmp_path / "run", "tag", {"q": ranking})
     scores = metrics.read_run(tmp_path / "run")["q"]
-    assert [d for d, _ in ranking] == metrics._trec_order("q", scores)
+    assert [d for d, _ in ranking] == metrics.trec_order("q", scores)
     assert min(scores.values()) > 0.249
 
 

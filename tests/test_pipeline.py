@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
@@ -91,9 +90,9 @@ def test_a_second_fit_does_nothing_quickly(tmp_path: Path, corpus: Corpus) -> No
     best = 99.0
     for _ in range(3):
         before = {k: v for k, v in tree(path).items() if not k.endswith("searchfit.toml")}
-        started = time.perf_counter()
+        started = _children_seconds()
         done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment(), check=False)
-        best = min(best, time.perf_counter() - started)
+        best = min(best, _children_seconds() - started)
         assert done.returncode == 0, done.stderr
         assert "nothing to do" in done.stderr
         assert "loaded []" in done.stdout
@@ -101,13 +100,19 @@ def test_a_second_fit_does_nothing_quickly(tmp_path: Path, corpus: Corpus) -> No
     assert best < 3
 
 
+def _children_seconds() -> float:
+    """Processor time of the processes that have ended: a busy machine does not lengthen it."""
+    spent = os.times()
+    return spent.children_user + spent.children_system
+
+
 # Every change with the stages that have to run, and no other; the index too when the choice is another.
 CHANGES: list[tuple[dict[str, Any], list[str]]] = [
-    # No document is that long, so the passages come out the same.
-    ({"split__max_chars": 2000}, ["split", "report"]),
+    # No document is that long, so the passages come out the same; the index notes how additions are split.
+    ({"split__max_chars": 2000}, ["split", "index", "report"]),
     ({"holdout__near_duplicate": 0.99}, ["holdout", "report"]),
     # Other part files with the same queries in them give the same pairs.
-    ({"generate__part_passages": 7}, ["generate", "screen", "report"]),
+    ({"generate__part_passages": 7}, ["generate", "screen", "holdout", "report"]),
     ({"screen__min_chars": 5}, ["screen", "report"]),
     ({"screen__top_k": 1}, ["screen", "mine", "train", "reencode", "evaluate", "choose", "report"]),
     ({"train__enabled": False}, ["train", "reencode", "evaluate", "choose", "report"]),
@@ -191,6 +196,8 @@ DAMAGE = [
     ("evaluation/choice.json", ["choose", "report"]),
     ("engine.json", ["index", "report"]),
     ("report.html", ["report"]),
+    ("report.json", ["report"]),
+    ("models/tuned/README.md", ["choose", "report"]),
 ]
 
 
@@ -207,7 +214,7 @@ def test_damage_is_mended(workspace: Path, corpus: Corpus, name: str, expected: 
         file.write_bytes(before[:-1])
     stages = ran(fit(workspace, corpus))
     assert stages == expected
-    if name not in {"report.html", "engine.json"}:
+    if name not in {"report.html", "report.json", "engine.json"}:
         assert file.read_bytes() == before
     assert open_searcher(workspace).search(QUESTION, k=1)[0].title.startswith("painted")
 

@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 
 from searchfit import fusion
+from searchfit.config import IndexSettings
 from searchfit.encoders import load_encoder
 from searchfit.errors import FilterError, SearchfitError, SettingsError, WorkspaceError
 from searchfit.fusion import rank
 from searchfit.keyword import Analyzer
 from searchfit.records import Engine
-from searchfit.search import ArrayCorpus, Searcher, make_snippet, open_searcher
+from searchfit.request import Switches
+from searchfit.search import ArrayCorpus, Searcher, open_searcher
+from searchfit.snippets import make_snippet
 from searchfit.stores.lancedb import LanceStore
 
 QUESTIONS = [
@@ -166,7 +169,7 @@ def test_an_unfinished_or_damaged_workspace_is_an_error(folder: Path, tmp_path: 
         open_searcher(tmp_path)
     version = json.loads((folder / "engine.json").read_text())["index"]
     shutil.copytree(folder / version, tmp_path / "index")
-    (tmp_path / "index" / "documents.npy").unlink()
+    (tmp_path / "index" / "documents.bin").unlink()
     (tmp_path / "engine.json").write_text('{"index": "index"}')
     with pytest.raises(WorkspaceError, match="damaged"):
         open_searcher(tmp_path)
@@ -251,3 +254,100 @@ def test_units_other_than_the_indexed_are_served_too(searcher: Searcher) -> None
     whole = searcher.search("tulip mulch", 5)
     searcher.engine = replace(searcher.engine, units="passage")
     assert [hit.score for hit in searcher.search("tulip mulch", 5)] != [hit.score for hit in whole]
+
+
+def test_pages_go_on_where_the_last_ended(searcher: Searcher) -> None:
+    whole = searcher.search(QUESTIONS[0], 30)
+    pages = [hit for start in (0, 7, 14) for hit in searcher.search(QUESTIONS[0], 7, offset=start)]
+    assert pages == whole[:21]
+    assert searcher.search(QUESTIONS[0], 7, offset=500) == []
+    with pytest.raises(SettingsError, match="offset"):
+        searcher.search("glacier", offset=-1)
+
+
+def test_steps_can_be_switched_off(searcher: Searcher) -> None:
+    searcher.engine = Engine("e")
+    dense = searcher.search(QUESTIONS[1], switches=Switches(keyword=False, snippets=False))
+    assert all(hit.score == hit.scores["dense"] and not hit.snippet for hit in dense)
+    lexical = searcher.search(QUESTIONS[1], switches=Switches(dense=False))
+    assert all(hit.score == hit.scores["keyword"] for hit in lexical)
+    searcher.engine = Engine("e", keyword_weight=0.0)
+    with pytest.raises(SettingsError, match="no leg left"):
+        searcher.search("glacier", switches=Switches(dense=False))
+
+
+def test_explained_hits_tell_the_rank_in_every_leg(searcher: Searcher) -> None:
+    searcher.engine = Engine("e")
+    plain = searcher.search(QUESTIONS[1], 60)
+    explained = searcher.search(QUESTIONS[1], 60, switches=Switches(explain=True))
+    assert [hit.passage_id for hit in explained] == [hit.passage_id for hit in plain]
+    by_keyword = sorted(explained, key=lambda hit: -hit.scores["keyword"])
+    assert by_keyword[0].scores["keyword_rank"] == 1
+    assert {"passage_rank", "sentence_rank", "keyword_rank"} <= set(by_keyword[0].scores)
+
+
+def test_reciprocal_ranks_are_those_of_the_legs(searcher: Searcher, arrays: ArrayCorpus) -> None:
+    engine = Engine("rrf", fusion="rrf", keyword_weight=0.7)
+    searcher.engine = engine
+    vectors = searcher.encoder.encode_queries(QUESTIONS)
+    block = next(arrays.blocks(10_000))
+    expected = rank([engine], arrays, vectors, QUESTIONS, 10)[0]
+    for number, question in enumerate(QUESTIONS):
+        lexical = arrays.keyword_scores([question]).toarray()[0]
+        dense = fusion.dense_scores(engine, vectors[number][None], block)[0]
+        fused = np.zeros(arrays.count)
+        for weight, scores in ((1.0, np.round(dense, 6)), (0.7, np.round(lexical, 6))):
+            order = np.lexsort((np.arange(len(scores)), -scores))[:100]
+            for place, row in enumerate(order, start=1):
+                if weight == 1.0 or scores[row] > 0:
+                    fused[row] += weight * 61 / (60 + place)
+        best = np.sort([fused[arrays.documents == d].max() for d in np.unique(arrays.documents)])[::-1][:10]
+        np.testing.assert_allclose(expected.scores[number], best, atol=2e-6)
+        hits = searcher.search(question)
+        np.testing.assert_allclose([hit.score for hit in hits], best, atol=2e-6)
+        assert [hit.document_id for hit in hits] == searcher.document_ids(expected.rows[number])
+
+
+def test_many_questions_with_a_filter_rank_as_one(searcher: Searcher) -> None:
+    found = searcher.search_many(QUESTIONS[:3], 80, "price < 50")
+    for number, question in enumerate(QUESTIONS[:3]):
+        hits = searcher.search(question, 80, "price < 50")
+        rows = found.rows[number]
+        assert searcher.document_ids(rows[rows >= 0]) == [hit.document_id for hit in hits]
+
+
+def test_more_like_finds_the_nearest_documents(
+    searcher: Searcher, arrays: ArrayCorpus, corpus: list[Any]
+) -> None:
+    hits = searcher.more_like(corpus[7].id, 5)
+    own = arrays.documents == 7
+    mean = arrays.passages[own].mean(axis=0)
+    scores = arrays.passages @ (mean / np.linalg.norm(mean))
+    scores[own] = -2
+    assert hits[0].score == pytest.approx(float(scores.max()), abs=1e-5)
+    assert corpus[7].id not in {hit.document_id for hit in hits}
+    assert len(hits) == 5
+    with pytest.raises(SettingsError, match="no document 'nobody'"):
+        searcher.more_like("nobody")
+
+
+@pytest.mark.parametrize("chunks", [(1, 1), (2, 5), (256, 65_536)])
+def test_semantic_search_in_chunks_is_exact(arrays: ArrayCorpus, chunks: tuple[int, int]) -> None:
+    queries = np.asarray(arrays.passages[:5]) + np.float32(0.01)
+    found = Searcher.semantic_search(queries, arrays.passages, 7, *chunks)
+    scores = queries @ arrays.passages.T
+    np.testing.assert_allclose(found.scores, -np.sort(-scores, axis=1)[:, :7], atol=1e-6)
+    np.testing.assert_allclose(np.take_along_axis(scores, found.rows, 1), found.scores, atol=1e-6)
+    few = Searcher.semantic_search(queries, arrays.passages[:2], 4)
+    assert (few.rows[:, 2:] == -1).all()
+    with pytest.raises(SettingsError, match="dimensions"):
+        Searcher.semantic_search(queries[:, :5], arrays.passages)
+
+
+def test_without_a_leg_of_their_own_sentences_of_the_candidates_count(searcher: Searcher) -> None:
+    exact = [searcher.search(question, 3) for question in QUESTIONS]
+    searcher.settings = IndexSettings(exact_sentences=0, candidates=30)
+    near = [searcher.search(question, 3) for question in QUESTIONS]
+    assert [[hit.passage_id for hit in hits] for hits in near] == [
+        [hit.passage_id for hit in hits] for hits in exact
+    ]

@@ -163,3 +163,61 @@ def test_holm_rejects_what_the_steps_reject() -> None:
                 break
             rejected.add(int(row))
         assert {row for row, p in enumerate(holm(raw.tolist())) if p <= 0.05} == rejected
+
+
+def test_detectable_gain_equals_scipy_s_power() -> None:
+    """A z test at 5% finds a gain of that size four times of five."""
+    differences = np.random.default_rng(1).normal(0.01, 0.3, 400)
+    gain = significance.detectable_gain(differences)
+    error = differences.std(ddof=1) / 20
+    border = stats.norm.ppf(0.975) * error
+    assert stats.norm.sf(border, gain, error) == pytest.approx(0.8)
+    assert compare(np.zeros(400), differences, 100, 100, 0).detectable == pytest.approx(gain)
+    assert math.isnan(significance.detectable_gain([0.1]))
+    assert significance.detectable_gain([0.1, 0.1, 0.1]) == pytest.approx(0)
+
+
+def test_gains_of_that_size_are_found_four_times_of_five() -> None:
+    """By simulation, with the randomization test itself: 400 comparisons of 60 queries."""
+    random = np.random.default_rng(5)
+    gain = (1.959964 + 0.841621) * 0.2 / math.sqrt(60)
+    draws = random.normal(gain, 0.2, (400, 60))
+    found = np.mean([
+        paired_randomization(np.zeros(60), row, 300, seed) <= 0.05 for seed, row in enumerate(draws)
+    ])  # fmt: skip
+    assert 0.74 <= found <= 0.86
+
+
+def equal_systems(comparisons: int) -> np.ndarray:
+    """nDCG-like scores of two equal systems on 50 queries: many ties, zeros and ones."""
+    random = np.random.default_rng(21)
+    shape = (comparisons, 50)
+    hardness = random.beta(0.6, 0.6, (comparisons, 50))
+    one, other = (np.round(np.clip(hardness + random.normal(0, 0.2, shape), 0, 1), 1) for _ in range(2))
+    return np.stack([one, other])
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "permutations"),
+    [(1000, 199), pytest.param(1000, 10_000, marks=pytest.mark.slow)],
+)
+def test_one_comparison_of_twenty_is_a_false_alarm(comparisons: int, permutations: int) -> None:
+    one, other = equal_systems(comparisons)
+    ps = [
+        paired_randomization(a, b, permutations, seed)
+        for seed, (a, b) in enumerate(zip(one, other, strict=True))
+    ]
+    assert np.mean(np.array(ps) <= 0.05) == pytest.approx(0.05, abs=0.015)
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "samples"), [(1000, 400), pytest.param(2000, 2000, marks=pytest.mark.slow)]
+)
+def test_intervals_cover_the_true_gain(comparisons: int, samples: int) -> None:
+    one, other = equal_systems(comparisons)
+    bounds = [
+        bootstrap_interval(b - a, samples=samples, seed=seed)
+        for seed, (a, b) in enumerate(zip(one, other, strict=True))
+    ]
+    covered = np.mean([low <= 0 <= high for low, high in bounds])
+    assert covered == pytest.approx(0.95, abs=0.02)

@@ -7,25 +7,16 @@ WORKSPACE/runs/NAME/ is an ordinary workspace, WORKSPACE/models/NAME/ its model;
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow.parquet as pq
-
+from searchfit.compare import Question, Run
 from searchfit.config import Settings
 from searchfit.errors import SettingsError
 from searchfit.pipeline import Fit, Step
 from searchfit.significance import compare, holm
 from searchfit.workspace import FORMAT, Workspace, link_tree, write_json
-
-Scores = npt.NDArray[np.float64]
-Question = tuple[str, str, tuple[str, ...]]
-"""Split, text and relevant documents."""
 
 
 def run_names(models: Sequence[str]) -> dict[str, str]:
@@ -85,57 +76,9 @@ class Contest:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """A finished run: what its questions scored under the untuned and the chosen engine."""
-
-    model: str
-    name: str
-    chosen: str
-    questions: list[Question]
-    untuned: Scores
-    tuned: Scores
-    judged: bool
-
-    @classmethod
-    def load(cls, root: Workspace, model: str, name: str) -> _Run:
-        """On generated questions the dense legs are read: keyword search answers nearly all of them."""
-        folder = root.path / "runs" / name / "evaluation"
-        evidence = json.loads((folder / "systems.json").read_text(encoding="utf-8"))
-        chosen = json.loads((folder / "choice.json").read_text(encoding="utf-8"))["chosen"]
-        prior = next(
-            system["engine"]
-            for system in evidence["systems"]
-            if system["kind"] == "candidate" and not system["engine"]["query_tower"]
-        )
-        judged = evidence["questions"] == "judged"
-        table = pq.read_table(folder / "queries.parquet")
-        untuned, tuned = (
-            table[_system(evidence["systems"], engine, dense=not judged)].to_numpy()
-            for engine in (prior, chosen)
-        )
-        names = ("split", "text", "relevant")
-        questions = [
-            (split, text, tuple(sorted(relevant)))
-            for split, text, relevant in zip(*(table[column].to_pylist() for column in names), strict=True)
-        ]
-        return cls(model, name, chosen["name"], questions, untuned, tuned, judged)
-
-    def scores(self, questions: Sequence[Question], tuned: bool) -> Scores:
-        """nDCG@10 of each question."""
-        by_question = dict(zip(self.questions, self.tuned if tuned else self.untuned, strict=True))
-        return np.array([by_question[question] for question in questions], np.float64)
-
-
-def _system(systems: Sequence[dict[str, Any]], engine: dict[str, Any], dense: bool) -> str:
-    """The name of the system that is this engine, or its dense leg."""
-    wanted = {**engine, "name": "", **({"keyword_weight": 0} if dense else {})}
-    return next(str(s["name"]) for s in systems if {**s["engine"], "name": ""} == wanted)
-
-
 def _conclude(root: Workspace, names: dict[str, str], settings: Settings) -> None:
     """Compare the runs on the questions that all of them have, write leaderboard.json, serve the best."""
-    runs = [_Run.load(root, model, name) for model, name in names.items()]
+    runs = [Run.load(Workspace(root.path / "runs" / name), model, name) for model, name in names.items()]
     common = set(runs[0].questions).intersection(*(run.questions for run in runs[1:]))
     questions = {split: sorted(q for q in common if q[0] == split) for split in ("dev", "test")}
     winner, reason = _winner(runs, questions["dev"], settings)
@@ -173,7 +116,7 @@ def _conclude(root: Workspace, names: dict[str, str], settings: Settings) -> Non
     write_json(root.artefact("leaderboard.json"), board)
 
 
-def _winner(runs: list[_Run], dev: list[Question], settings: Settings) -> tuple[_Run, str]:
+def _winner(runs: list[Run], dev: list[Question], settings: Settings) -> tuple[Run, str]:
     """The first model, unless another is better for sure on dev; of those, the best mean."""
     first, others = runs[0], runs[1:]
     if not dev:

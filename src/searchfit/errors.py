@@ -8,6 +8,7 @@
       GeneratorError          a generator that cannot go on: no key, a server that refuses or does not answer
       MissingExtraError       an optional dependency that is not installed
       WorkspaceError          a workspace that is absent, locked, damaged or incomplete
+      StoreError              a store elsewhere that cannot be reached, refuses, or holds another index
 
 Anything else that is raised is a bug and keeps its traceback.
 """
@@ -49,6 +50,10 @@ class GeneratorError(SearchfitError):
 
 class WorkspaceError(SearchfitError):
     """A workspace is absent, locked by another process, damaged or incomplete."""
+
+
+class StoreError(SearchfitError):
+    """A store outside of the workspace cannot be reached, refuses, or holds another index."""
 
 
 class MissingExtraError(SearchfitError):

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from searchfit.errors import SettingsError
+from searchfit.errors import SearchfitError, SettingsError
 from searchfit.records import encoded_text
 from searchfit.screened import artefact
 from searchfit.workspace import sync_file
@@ -74,27 +74,43 @@ def export_pairs(workspace: Path, folder: Path, format_: str, split: str = "all"
         raise SettingsError(f"there is no format {format_!r}.", f"The formats are: {', '.join(_WRITERS)}.")
     if split not in (*SPLITS, "all"):
         raise SettingsError(f"there is no split {split!r}.", "The splits are: train, dev, test, all.")
-    _check_place(folder)
-    by_split = format_ in _BY_SPLIT
-    chosen = _Chosen(workspace, split, by_split)
+    check_place(folder)
+    chosen = _Chosen(workspace, split, format_ in _BY_SPLIT)
+    with made_folder(folder, {"format": format_, "split": split}) as beside:
+        _WRITERS[format_](chosen, beside)
+    return Exported(chosen.count, files_of(folder))
+
+
+@contextlib.contextmanager
+def made_folder(folder: Path, about: dict[str, Any]) -> Iterator[Path]:
+    """A folder to write into, which takes the place of the one asked for once all is written and synced, with
+    a mark that says what it holds. Raises SettingsError like `check_place`, SearchfitError where it cannot be
+    written."""
+    check_place(folder)
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
     try:
-        _WRITERS[format_](chosen, beside)
-        files = tuple(sorted(str(file.relative_to(beside)) for file in beside.rglob("*") if file.is_file()))
-        mark = {"format": format_, "split": split, "pairs": chosen.count, "files": files}
-        (beside / _MARK).write_text(json.dumps(mark), encoding="utf-8")
+        beside.mkdir(parents=True)
+        yield beside
+        files = files_of(beside)
+        (beside / _MARK).write_text(json.dumps({**about, "files": files}), encoding="utf-8")
         for file in files:
             sync_file(beside / file)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(beside, folder)
+    except OSError as error:
+        raise SearchfitError(f"{folder} cannot be written: {error}.") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return Exported(chosen.count, files)
 
 
-def _check_place(folder: Path) -> None:
+def files_of(folder: Path) -> tuple[str, ...]:
+    """The files of an export, without its mark."""
+    found = (str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    return tuple(sorted(name for name in found if name != _MARK))
+
+
+def check_place(folder: Path) -> None:
     """Raise SettingsError unless the folder is new, empty or an earlier export."""
     if not folder.exists():
         return
@@ -148,7 +164,7 @@ def _write_tsv(pairs: Iterable[Pair], folder: Path) -> None:
     rest = iter(pairs)
     number = 0
     while (shard := list(islice(rest, SHARD_PAIRS))) or not number:
-        with _open(folder / f"pairs-{number:05d}.tsv") as file:
+        with open_new(folder / f"pairs-{number:05d}.tsv") as file:
             file.writelines(f"{_clean(pair.query)}\t{_clean(pair.text)}\n" for pair in shard)
         number += 1
 
@@ -158,7 +174,7 @@ def _clean(text: str) -> str:
 
 
 def _write_csv(pairs: Iterable[Pair], folder: Path) -> None:
-    with _open(folder / "pairs.csv") as file:
+    with open_new(folder / "pairs.csv") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows([_asleep(cell) for cell in pair.row()] for pair in pairs)
@@ -172,9 +188,9 @@ def _asleep(cell: str) -> str:
 
 
 def _write_jsonl(pairs: Iterable[Pair], folder: Path) -> None:
-    with _open(folder / "pairs.jsonl") as file:
+    with open_new(folder / "pairs.jsonl") as file:
         for pair in pairs:
-            _line(file, dict(zip(COLUMNS, pair.row(), strict=True)))
+            write_line(file, dict(zip(COLUMNS, pair.row(), strict=True)))
 
 
 def _write_parquet(pairs: Iterable[Pair], folder: Path) -> None:
@@ -197,31 +213,33 @@ def _write_beir(pairs: _Chosen, folder: Path) -> None:
 
     (folder / "qrels").mkdir()
     with contextlib.ExitStack() as stack:
-        corpus = stack.enter_context(_open(folder / "corpus.jsonl"))
+        corpus = stack.enter_context(open_new(folder / "corpus.jsonl"))
         with pq.ParquetFile(pairs.passages) as file:
             for batch in file.iter_batches(1024, columns=["id", "document_id", "title", "text"]):
                 for row in batch.to_pylist():
                     inner = {"document_id": row["document_id"]}
-                    _line(
+                    write_line(
                         corpus,
                         {"_id": row["id"], "title": row["title"], "text": row["text"], "metadata": inner},
                     )
-        queries = stack.enter_context(_open(folder / "queries.jsonl"))
+        queries = stack.enter_context(open_new(folder / "queries.jsonl"))
         qrels = {
-            split: stack.enter_context(_open(folder / "qrels" / f"{split}.tsv")) for split in pairs.splits
+            split: stack.enter_context(open_new(folder / "qrels" / f"{split}.tsv")) for split in pairs.splits
         }
         for judged in qrels.values():
             judged.write("query-id\tcorpus-id\tscore\n")
         for pair in pairs:
-            _line(queries, {"_id": pair.query_id, "text": pair.query})
+            write_line(queries, {"_id": pair.query_id, "text": pair.query})
             qrels[pair.split].write(f"{pair.query_id}\t{pair.passage_id}\t1\n")
 
 
-def _line(file: IO[str], value: dict[str, Any]) -> None:
+def write_line(file: IO[str], value: dict[str, Any]) -> None:
+    """A value as a line of JSON."""
     file.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
-def _open(path: Path) -> IO[str]:
+def open_new(path: Path) -> IO[str]:
+    """A text file to write, UTF-8, with line ends as they are."""
     return path.open("w", encoding="utf-8", newline="")
 
 

@@ -1,4 +1,4 @@
-"""An Engine's scores: over blocks of vectors (evaluation, batches) and over a store (serving), ranking alike.
+"""An Engine's ranking over blocks of vectors, for evaluation and batches. `legs` ranks alike.
 
 Scores are rounded to six decimals and ties go to the earlier passage, so that both ways, which sum floats
 in different orders, give one ranking.
@@ -6,8 +6,8 @@ in different orders, give one ranking.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,9 +19,15 @@ Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.float32]
 
-_DECIMALS = 1e6
+DECIMALS = 1e6
+"""Scores are rounded to one over this."""
+
 _BLOCK_ROWS = 8192
 _CHUNK_QUERIES = 256
+_CHUNK_SCORES = 32_000_000  # keyword scores held at once: fewer queries over a large corpus
+
+RRF_DEPTH = 100
+"""How many passages of each leg count when legs are joined by reciprocal ranks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +90,27 @@ def rank(
 
     Documents are ranked by their best passage; with `allowed` (n), passages are ranked, and only those.
     """
+    plain = [engine for engine in engines if engine.fusion == "scores"]
+    done = dict(zip(plain, _rank_plain(plain, corpus, vectors, queries, k, allowed), strict=True))
+    return [
+        done[engine] if engine in done else _rank_fused(engine, corpus, vectors, queries, k, allowed)
+        for engine in engines
+    ]
+
+
+def _rank_plain(
+    engines: Sequence[Engine],
+    corpus: Corpus,
+    vectors: Vectors,
+    queries: Sequence[str],
+    k: int,
+    allowed: npt.NDArray[np.bool_] | None,
+) -> list[Ranking]:
     done: list[list[Ranking]] = [[] for _ in engines]
     # Without keywords and sentences a query holds little, and more at once read the passages less often.
     lean = all(engine.units == "passage" and not engine.keyword_weight for engine in engines)
-    step = _CHUNK_QUERIES * (4 if lean else 1)
-    for begin in range(0, len(queries), step):
+    step = _CHUNK_QUERIES * 4 if lean else max(8, min(_CHUNK_QUERIES, _CHUNK_SCORES // (corpus.count + 1)))
+    for begin in range(0, len(queries) if engines else 0, step):
         chunk = slice(begin, begin + step)
         for out, ranking in zip(
             done, _rank_chunk(engines, corpus, vectors[chunk], queries[chunk], k, allowed), strict=True
@@ -187,9 +209,9 @@ def _limits(
         last = scores.shape[1] - k
         if last > 0:
             own = np.partition(scores, last, axis=1)[:, last, None].astype(np.float64)
-            bar = np.maximum(bar, np.rint(own * _DECIMALS) - 0.5)
+            bar = np.maximum(bar, np.rint(own * DECIMALS) - 0.5)
     # One step of single precision lower, so that no rounding puts it above the exact limit.
-    limits: Floats = np.nextafter((bar / _DECIMALS).astype(np.float32), np.float32(-np.inf))
+    limits: Floats = np.nextafter((bar / DECIMALS).astype(np.float32), np.float32(-np.inf))
     return limits
 
 
@@ -200,7 +222,7 @@ def _borders(documents: npt.NDArray[Any]) -> Rows:
 def _keys(scores: npt.NDArray[Any], rows: Rows, count: int) -> npt.NDArray[np.float64]:
     """One number for score and row: whole part the rounded score, fraction the row, so that the larger key
     is the better score or, in a tie, the earlier passage. Exact below 2**29 passages."""
-    return np.rint(scores.astype(np.float64) * _DECIMALS) - rows / (count + 1)
+    return np.rint(scores.astype(np.float64) * DECIMALS) - rows / (count + 1)
 
 
 def _unpack(keys: npt.NDArray[np.float64], count: int) -> Ranking:
@@ -208,7 +230,7 @@ def _unpack(keys: npt.NDArray[np.float64], count: int) -> Ranking:
     there = np.isfinite(keys)
     fractions = np.subtract(whole, keys, out=np.zeros_like(keys), where=there)
     rows = np.rint(fractions * (count + 1)).astype(np.int64)
-    return Ranking(np.where(there, rows, -1), (whole / _DECIMALS).astype(np.float32))
+    return Ranking(np.where(there, rows, -1), (whole / DECIMALS).astype(np.float32))
 
 
 def _top(keys: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.float64]:
@@ -217,95 +239,53 @@ def _top(keys: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.float64]:
     return -np.sort(-keys, axis=1)
 
 
-class Legs(Protocol):
-    """What serving asks of a store, see `stores.Store`."""
-
-    def nearest(self, vector: Vectors, column: Any, k: int, where: Any) -> tuple[Rows, Floats]:
-        """Rows and similarities of the k nearest passages, best first."""
-
-    def vectors(self, rows: Rows) -> tuple[Vectors, Vectors, Rows]:
-        """Vectors of passages, of their sentences one after another, and offsets of the latter."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """The best passages of one query with the legs of their scores, best first."""
-
-    rows: Rows
-    scores: Floats
-    dense: Floats
-    keyword: Floats
+def rank_legs(engine: Engine) -> dict[str, tuple[Engine, float]]:
+    """The legs of an engine that joins them by reciprocal ranks, as engines of their own with their weights:
+    "dense", "keyword"."""
+    dense = replace(engine, fusion="scores", keyword_weight=0.0)
+    keyword = replace(engine, fusion="scores", dense_weight=0.0, keyword_weight=1.0)
+    legs = {"dense": (dense, float(engine.dense_weight > 0)), "keyword": (keyword, engine.keyword_weight)}
+    return {name: (leg, weight) for name, (leg, weight) in legs.items() if weight}
 
 
-def rank_one(
+def reciprocal_sums(
+    lists: Mapping[str, Rows], weights: Mapping[str, float]
+) -> tuple[Rows, npt.NDArray[np.float64]]:
+    """Rows in ascending order and their scores: the sum over the legs of weight * 61 / (60 + rank), so that
+    the first of a leg gets its weight (Cormack, Clarke and Büttcher 2009, "Reciprocal rank fusion outperforms
+    Condorcet and individual rank learning methods")."""
+    rows = np.unique(np.concatenate([np.empty(0, np.int64), *lists.values()]))
+    scores = np.zeros(len(rows))
+    for name, found in lists.items():
+        scores[np.searchsorted(rows, found)] += weights[name] * 61 / (60 + np.arange(1, len(found) + 1))
+    return rows, scores
+
+
+def _rank_fused(
     engine: Engine,
-    store: Legs,
-    vector: Vectors,
-    keyword: Floats,
-    want: Callable[[Rows], bool],
-    where: Any = None,
-) -> Scored:
-    """Exact best passages of one query over a store, without reading every vector.
-
-    `keyword` holds the keyword leg of every row (-inf where the filter `where` excludes it). Each leg gives
-    its best rows; the union is scored in full, and rows that no leg gave cannot score above the sum of the
-    legs' last scores (Fagin, Lotem and Naor 2003, "Optimal aggregation algorithms for middleware"). The
-    legs are read deeper until `want(rows)` is content with the rows that are certain, or all are read.
-    """
-    depth, total = 64, int(np.isfinite(keyword).sum())
-    while True:
-        legs = _legs(engine, store, vector, keyword, min(depth, max(1, total)), where)
-        rows = np.unique(np.concatenate([leg_rows for leg_rows, _ in legs]))
-        scored = _score(engine, store, vector, keyword, rows)
-        if depth >= total:
-            return scored
-        bound = _bound(engine, [last for _, last in legs])
-        # Twice the rounding, and what single precision leaves open where scores are large.
-        certain = scored.rows[scored.scores > bound + 2e-6 * max(1.0, abs(bound))]
-        if want(certain):
-            return scored
-        depth *= 4
-
-
-def _legs(
-    engine: Engine, store: Legs, vector: Vectors, keyword: Floats, depth: int, where: Any
-) -> list[tuple[Rows, float]]:
-    """(rows, last score) for the keyword, passage and sentence legs; an unused leg gives nothing and 0."""
-    legs: list[tuple[Rows, float]] = []
-    if engine.keyword_weight:
-        top = (
-            np.argpartition(-keyword, depth - 1)[:depth] if depth < len(keyword) else np.arange(len(keyword))
-        )
-        top = top[np.isfinite(keyword[top])]
-        legs.append((top, float(keyword[top].min()) if len(top) else 0.0))
-    else:
-        legs.append((np.empty(0, np.int64), 0.0))
-    for column, unused in (("vector", "sentence"), ("sentence_vectors", "passage")):
-        if engine.units == unused or not engine.dense_weight:
-            legs.append((np.empty(0, np.int64), 0.0))
-        else:
-            rows, similarity = store.nearest(vector, column, depth, where)
-            legs.append((rows, float(similarity[-1]) if len(rows) else 0.0))
-    return legs
-
-
-def _bound(engine: Engine, last: Sequence[float]) -> float:
-    keyword, passage, sentence = last
-    dense = {"passage": passage, "sentence": sentence, "both": (passage + sentence) / 2}[engine.units]
-    return engine.dense_weight * dense + engine.keyword_weight * keyword
-
-
-def _score(engine: Engine, store: Legs, vector: Vectors, keyword: Floats, rows: Rows) -> Scored:
-    if not len(rows):
-        none = np.empty(0, np.float32)
-        return Scored(rows, none, none, none)
-    dense: Floats = np.zeros(len(rows), np.float32)
-    if engine.dense_weight:
-        passages, sentences, offsets = store.vectors(rows)
-        block = Block(0, np.zeros(len(rows), np.int32), passages, sentences, offsets)
-        dense = dense_scores(engine, vector[None, :], block)[0]
-    scores = engine.dense_weight * dense + engine.keyword_weight * keyword[rows]
-    keys = _keys(scores, rows, len(keyword))
-    order = np.argsort(-keys)
-    rounded = (np.rint(scores * _DECIMALS) / _DECIMALS).astype(np.float32)
-    return Scored(rows[order], rounded[order], dense[order], keyword[rows][order])
+    corpus: Corpus,
+    vectors: Vectors,
+    queries: Sequence[str],
+    k: int,
+    allowed: npt.NDArray[np.bool_] | None,
+) -> Ranking:
+    legs = rank_legs(engine)
+    engines = [leg for leg, _ in legs.values()]
+    among = np.ones(corpus.count, np.bool_) if allowed is None else allowed
+    found = _rank_plain(engines, corpus, vectors, queries, RRF_DEPTH, among)
+    documents = np.concatenate(
+        [np.empty(0, np.int32), *(block.documents for block in corpus.blocks(_BLOCK_ROWS))]
+    )
+    weights = {name: weight for name, (_, weight) in legs.items()}
+    best = np.full((len(queries), k), -np.inf)
+    for query in range(len(queries)):
+        lists = {}
+        for name, ranking in zip(legs, found, strict=True):
+            there = ranking.rows[query] >= 0
+            lists[name] = ranking.rows[query][there & ((name != "keyword") | (ranking.scores[query] > 0))]
+        rows, scores = reciprocal_sums(lists, weights)
+        keys = _keys(scores, rows, corpus.count)
+        if allowed is None and len(rows):
+            keys = np.maximum.reduceat(keys, _borders(documents[rows]))
+        best[query, : min(k, len(keys))] = _top(keys[None, :], k)[0][:k]
+    return _unpack(best, corpus.count)

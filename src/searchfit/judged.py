@@ -2,70 +2,170 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from searchfit.config import QueriesSettings, load_settings
+import numpy as np
+
+from searchfit.config import QueriesSettings, Settings, load_settings
 from searchfit.encoders import load_encoder
 from searchfit.encoders.corpus import Encoding
 from searchfit.errors import SearchfitError, SourceError
 from searchfit.fusion import Corpus, Ranking, rank
-from searchfit.metrics import NAMES, means, score_ranking, write_run
+from searchfit.metrics import NAMES, check_metrics, means, score_ranking, write_run
 from searchfit.records import Engine
+from searchfit.rivals import DEPTH, Bench, label, read_rankings, training_vectors, whitened
 from searchfit.search import ArrayCorpus, Searcher, open_searcher
+from searchfit.significance import compare, holm
 from searchfit.sources.queries import read_queries
 from searchfit.workspace import Workspace
 
-_DEPTH = 100
+BASE = "untuned engine"
+"""What the other systems are compared with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What is looked at beside the systems of the workspace and the usual metrics: other models (folders or
+    hub ids), TREC run files, and metrics by name."""
+
+    models: tuple[str, ...] = ()
+    runs: tuple[Path, ...] = ()
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Mean metrics by system over the judged questions."""
+    """Mean metrics by system over the judged questions. `compared` holds, for every system but the untuned
+    engine, its `Comparison` with that in nDCG@10, and `p_holm`: p corrected for so many comparisons."""
 
     questions: int
     systems: dict[str, dict[str, float]]
+    compared: dict[str, dict[str, Any]]
     notes: tuple[str, ...]
+
+    def said(self) -> str:
+        """How the comparisons are to be read, in a sentence or two."""
+        chosen = next((row for name, row in self.compared.items() if name.startswith("chosen engine")), {})
+        told = (
+            f"gain: in nDCG@10, over the {BASE}; p: of that, corrected for {len(self.compared)} comparisons "
+            "(Holm)."
+        )
+        if chosen.get("detectable"):
+            told += (
+                f" With {self.questions} questions, a true gain of the chosen engine below "
+                f"{chosen['detectable']:.4f} would often be missed."
+            )
+        return told
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
 
 
-def evaluate_judged(path: Path, folder: Path, split: str = "test", run: Path | None = None) -> Judged:
+def evaluate_judged(
+    path: Path, folder: Path, split: str = "test", run: Path | None = None, beside: Beside = Beside()
+) -> Judged:
     """Score the chosen engine and the baselines on the queries and qrels of a BEIR folder; write the chosen
     engine's rankings of document ids to `run` (TREC format, 100 a query).
 
-    Raises WorkspaceError for an unfinished workspace, SourceError when no judged document is in it.
+    A model that is named encodes the corpus once; its vectors stay in the workspace. Raises WorkspaceError
+    for an unfinished workspace, SourceError when no judged document is in it or a run file does not fit,
+    SettingsError for an unknown metric, ModelError for a model that cannot be loaded.
     """
+    names = tuple(dict.fromkeys((*NAMES, "unjudged@10", *beside.metrics)))
+    check_metrics(beside.metrics, DEPTH)
     workspace = Workspace(path)
     workspace.require()
     searcher = open_searcher(path)
     asked = read_queries(QueriesSettings(file=str(folder), split=split))
-    queries = [
-        (id_, text) for id_, text in asked.queries if any(g > 0 for g in asked.qrels.get(id_, {}).values())
-    ]
+    queries = {
+        id_: text for id_, text in asked.queries if any(g > 0 for g in asked.qrels.get(id_, {}).values())
+    }
     if not queries:
         raise SourceError(
             f"{folder} has no judged questions in split {split!r}.", "Judgements are in qrels/SPLIT.tsv."
         )
-    ids = _document_ids(searcher)
-    notes = _missing(set(ids), asked.qrels, [id_ for id_, _ in queries])
-    texts = [text for _, text in queries]
-    scores: dict[str, dict[str, float]] = {}
-    for name, ranking in _rankings(searcher, workspace, texts):
-        rows = [[ids[row] for row in found if row >= 0] for found in ranking.rows]
-        by_query = {
-            id_: score_ranking(documents, asked.qrels[id_])
-            for (id_, _), documents in zip(queries, rows, strict=True)
+    ids = document_ids(searcher)
+    notes = list(missing(set(ids), asked.qrels, list(queries)))
+    scores: dict[str, dict[str, dict[str, float]]] = {}
+    for name, rows, values in _ranked(searcher, workspace, queries, ids, beside, notes):
+        scores[name] = {
+            id_: score_ranking(found, asked.qrels[id_], names)
+            for id_, found in zip(queries, rows, strict=True)
         }
-        scores[name] = means(by_query)
         if run is not None and name.startswith("chosen engine"):
-            found = zip(queries, rows, ranking.scores.tolist(), strict=True)
-            _write(run, {q: list(zip(docs, s, strict=False)) for (q, _), docs, s in found})
-    return Judged(len(queries), {name: {m: row[m] for m in NAMES} for name, row in scores.items()}, notes)
+            ranked = zip(queries, rows, values, strict=True)
+            _write(run, {id_: list(zip(found, own, strict=False)) for id_, found, own in ranked})
+    settings = load_settings(workspace.settings_file)
+    return Judged(
+        len(queries),
+        {name: means(rows) for name, rows in scores.items()},
+        _compared(scores, settings),
+        tuple(notes),
+    )
+
+
+def _ranked(
+    searcher: Searcher,
+    workspace: Workspace,
+    queries: Mapping[str, str],
+    ids: list[str],
+    beside: Beside,
+    notes: list[str],
+) -> Iterator[tuple[str, list[list[str]], list[list[float]]]]:
+    """(system, document ids by query, their scores); what people should know goes to `notes`."""
+    texts = list(queries.values())
+    settings = load_settings(workspace.settings_file)
+    found = iter(system_rankings(searcher, workspace, texts, settings.evaluate.whiten))
+    if beside.models:
+        found = chain(found, _models(workspace, settings, beside.models, texts))
+    for name, ranking in found:
+        rows = [[ids[row] for row in own if row >= 0] for own in ranking.rows.tolist()]
+        yield name, rows, ranking.scores.tolist()
+    known = {id_: number for number, id_ in enumerate(dict.fromkeys(ids))}
+    names = [*known, *(f"\0{number}" for number in range(DEPTH))]
+    for file in beside.runs:
+        places, told = read_rankings(file, list(queries), known)
+        notes.extend(told)
+        yield f"run {label(str(file))}", [[names[i] for i in own if i >= 0] for own in places.tolist()], []
+
+
+def _models(
+    workspace: Workspace, settings: Settings, models: Sequence[str], texts: Sequence[str]
+) -> Iterator[tuple[str, Ranking]]:
+    """Rankings by other models, one after another."""
+    bench = Bench(
+        workspace.artefact("passages.parquet"), workspace.artefact("keyword"), workspace.cache, settings
+    )
+    with workspace.lock():  # two that encode into one folder would spoil it
+        for model in models:
+            yield from bench.rankings(model, texts)
+
+
+def _compared(
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]], settings: Settings
+) -> dict[str, dict[str, Any]]:
+    by_system = {name: [row["ndcg@10"] for row in rows.values()] for name, rows in scores.items()}
+    options = settings.choose
+    found = {
+        name: compare(
+            by_system[BASE],
+            values,
+            permutations=options.permutations,
+            samples=options.bootstrap,
+            seed=settings.seed,
+        )
+        for name, values in by_system.items()
+        if name != BASE
+    }
+    corrected = holm([one.p for one in found.values()])
+    return {
+        name: {**one.to_dict(), "p_holm": p} for (name, one), p in zip(found.items(), corrected, strict=True)
+    }
 
 
 def _write(path: Path, rankings: Mapping[str, Sequence[tuple[str, float]]]) -> None:
@@ -75,7 +175,11 @@ def _write(path: Path, rankings: Mapping[str, Sequence[tuple[str, float]]]) -> N
         raise SearchfitError(f"the run {path} cannot be written: {error.strerror}.") from error
 
 
-def _rankings(searcher: Searcher, workspace: Workspace, texts: Sequence[str]) -> list[tuple[str, Ranking]]:
+def system_rankings(
+    searcher: Searcher, workspace: Workspace, texts: Sequence[str], whiten: bool = False
+) -> list[tuple[str, Ranking]]:
+    """The rankings (len(texts), 100) of the baselines, with `whiten` of whitened vectors too, and, last, of
+    the chosen engine, by their names; their rows are places in the index."""
     chosen = searcher.engine
     model = load_encoder(load_settings(workspace.settings_file).model)
     # Where passages were tuned, the index holds their tuned vectors; the untuned ones are in the workspace.
@@ -90,25 +194,38 @@ def _rankings(searcher: Searcher, workspace: Workspace, texts: Sequence[str]) ->
         "untuned blend": replace(engine, name="untuned blend", units="passage"),
         "untuned engine": engine,
     }
+    name = f"chosen engine ({chosen.name})"
     served = {
         "chosen dense alone": replace(chosen, name="chosen dense alone", keyword_weight=0),
-        f"chosen engine ({chosen.name})": chosen,
+        "chosen, not re-ranked" if chosen.reranker else name: chosen,
     }
-    rankings: list[tuple[str, Ranking]] = []
-    for engines, encoder, corpus in ((untuned, model, plain), (served, searcher.encoder, searcher.corpus)):
-        vectors = encoder.encode_queries(texts)
-        ranked = rank(list(engines.values()), corpus, vectors, texts, _DEPTH)
-        rankings += zip(engines, ranked, strict=True)
+    vectors = model.encode_queries(texts)
+    ranked = rank(list(untuned.values()), plain, vectors, texts, DEPTH)
+    rankings = list(zip(untuned, ranked, strict=True))
+    if whiten:
+        encoded = ArrayCorpus.load(workspace.artefact("encoded"), workspace.artefact("keyword"))
+        learnt = training_vectors(workspace.artefact)
+        rankings += whitened(encoded, learnt, texts, vectors, engine.keyword_weight)
+    if chosen.query_tower:
+        vectors = searcher.encoder.encode_queries(texts)
+    ranked = rank(list(served.values()), searcher.corpus, vectors, texts, DEPTH)
+    rankings += zip(served, ranked, strict=True)
+    if chosen.reranker:
+        found = searcher.search_many(texts, DEPTH)
+        rows = np.where(found.rows >= 0, searcher.corpus.places(np.maximum(found.rows, 0)), -1)
+        rankings.append((name, Ranking(rows, found.scores)))
     return rankings
 
 
-def _document_ids(searcher: Searcher) -> list[str]:
+def document_ids(searcher: Searcher) -> list[str]:
     """The document id of every passage row."""
     batches = searcher.corpus.store.scan(["document_id"])
     return [str(id_) for batch in batches for id_ in batch["document_id"].to_pylist()]
 
 
-def _missing(known: set[str], qrels: Any, queries: Sequence[str]) -> tuple[str, ...]:
+def missing(known: set[str], qrels: Any, queries: Sequence[str]) -> tuple[str, ...]:
+    """A note where some documents judged relevant for these queries are not among the known ids. Raises
+    SourceError where none is."""
     judged = {document for id_ in queries for document, grade in qrels[id_].items() if grade > 0}
     absent = judged - known
     if absent == judged:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +47,9 @@ _UNSPACED = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
 )
 _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+
+# A Snowball stemmer keeps the word that it is at in itself, and a server searches on several threads.
+_STEMMING = Lock()
 
 Span = tuple[str, int, int]
 
@@ -87,12 +91,13 @@ class Analyzer:
 
     def spans(self, text: str) -> Iterator[Span]:
         """(term, start, end) for each index term; `text[start:end]` is its surface form."""
+        known = self._normalised
         for match in _word().finditer(text):
             word, start = match.group(), match.start()
-            if _UNSPACED.search(word):
+            if not word.isascii() and _UNSPACED.search(word):
                 yield from self._mixed(word, start)
             else:
-                yield self._normal(word), start, match.end()
+                yield known.get(word) or self._normal(word), start, match.end()
                 # Only ASCII: in "Größe" the pattern would take the ö for a border.
                 if word.isascii() and not word.islower() and not word.isupper():
                     parts = _CAMEL.findall(word)
@@ -116,7 +121,9 @@ class Analyzer:
             if len(self._normalised) > 2_000_000:
                 self._normalised.clear()  # bounds memory on endless vocabularies; it is only a cache
             composed = unicodedata.normalize("NFKC", word)  # stemmers know composed letters only
-            known = self._normalised[word] = _unaccented(self._stem(composed.casefold()))
+            with _STEMMING:
+                stem = self._stem(composed.casefold())
+            known = self._normalised[word] = _unaccented(stem)
         return known
 
 

@@ -9,16 +9,21 @@ import re
 # Control characters, surrogates, non-characters, and marks that reorder the text around them.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
+_VOID = frozenset({"input", "link", "meta"})  # elements without an end
+
 
 class Markup(str):
     """HTML that is already escaped."""
 
 
 def tag(element: str, *children: object, **attributes: str) -> Markup:
-    """An element, named as in `p` or `p.class`; children that are not Markup are escaped, as `text` does."""
+    """An element, named as in `p` or `p.class.another`; children that are not Markup are escaped, as `text`
+    does."""
     name, _, kind = element.partition(".")
-    named = {"class": kind, **attributes} if kind else attributes
+    named = {"class": kind.replace(".", " "), **attributes} if kind else attributes
     marks = "".join(f' {key}="{html.escape(value)}"' for key, value in named.items())
+    if name in _VOID:
+        return Markup(f"<{name}{marks}>")
     inside = "".join(child if isinstance(child, Markup) else text(child) for child in children)
     return Markup(f"<{name}{marks}>{inside}</{name}>")
 

@@ -1,7 +1,12 @@
-"""Retrieval metrics, equal to trec_eval's to 1e-9, and its run and qrels files.
+"""Retrieval metrics by name, equal to trec_eval's to 1e-9, and its run and qrels files.
 
 A grade above zero is relevant and is the gain (linear, as in trec_eval); zero and below is not relevant.
 A query without any relevant document cannot be scored: `score_run` leaves it out, so it never enters a mean.
+
+Metrics are named with their depth: ndcg@k, mrr@k, map@k (over the relevant documents, as trec_eval's
+map_cut), recall@k, precision@k (over k, however short the ranking), hit@k (1 where a relevant document is
+among the first k) and unjudged@k (the share of the first k results that nobody has judged: high where a low
+figure may be the judgements' fault). `map` is over the full depth of the ranking.
 """
 
 from __future__ import annotations
@@ -9,15 +14,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from searchfit.errors import SourceError
+from searchfit.errors import SettingsError, SourceError
 from searchfit.workspace import write_bytes
 
 NAMES = ("ndcg@10", "mrr@10", "map", "recall@10", "recall@100")
-"""The metrics, in the order in which they are shown. `map` is over the full depth of the ranking."""
+"""The metrics that are always computed, in the order in which they are shown."""
+
+KINDS = ("ndcg", "mrr", "map", "recall", "precision", "hit", "unjudged")
+"""What can stand before @k."""
 
 Qrels = Mapping[str, Mapping[str, int]]
 """Grades by query and document."""
@@ -26,28 +35,73 @@ Qrels = Mapping[str, Mapping[str, int]]
 _UNWRITABLE = re.compile(r"[\x00\s]", re.ASCII)
 
 
-def score_ranking(ranking: Sequence[str], relevant: Mapping[str, int]) -> dict[str, float]:
+@lru_cache(maxsize=256)
+def parse_metric(name: str) -> tuple[str, int | None]:
+    """The kind and depth of a metric; the depth of `map` is None. Raises SettingsError for an unknown one."""
+    kind, _, depth = name.partition("@")
+    if name == "map":
+        return kind, None
+    if kind not in KINDS or not re.fullmatch(r"[1-9][0-9]{0,8}", depth, re.ASCII):
+        raise SettingsError(
+            f"metric {name!r} is not known.",
+            f"Write KIND@k, k from 1, with KIND of {', '.join(KINDS)}; or map.",
+        )
+    return kind, int(depth)
+
+
+def check_metrics(names: Sequence[str], most: int) -> None:
+    """Raise SettingsError for a metric that is not known, or that looks deeper than the `most` results that
+    are ranked."""
+    for name in names:
+        depth = parse_metric(name)[1]
+        if depth and depth > most:
+            raise SettingsError(
+                f"metric {name!r} looks at {depth} results, but {most} are ranked.",
+                f"Ask for a depth of at most {most}.",
+            )
+
+
+def score_ranking(
+    ranking: Sequence[str], relevant: Mapping[str, int], names: Sequence[str] = NAMES
+) -> dict[str, float]:
     """The metrics of one ranking of document ids, best first, against the grades of its query.
 
-    An id that comes again counts at its first place only. Without a relevant document all are 0.0, as in
-    trec_eval; leave such a query out of a mean, as `score_run` does.
+    An id that comes again counts at its first place only. Without a relevant document all but `unjudged` are
+    0.0, as in trec_eval; leave such a query out of a mean, as `score_run` does. Raises SettingsError for a
+    metric that is not known.
     """
     gains = {document: grade for document, grade in relevant.items() if grade > 0}
-    if not gains:
-        return dict.fromkeys(NAMES, 0.0)
-    places = {doc: place for place, doc in enumerate(dict.fromkeys(ranking), 1) if doc in gains}
-    found = list(places.values())
-    ideal = _discounted(dict(enumerate(sorted(gains.values(), reverse=True), 1)))
-    return {
-        "ndcg@10": _discounted({place: gains[doc] for doc, place in places.items()}) / ideal,
-        "mrr@10": 1 / found[0] if found and found[0] <= 10 else 0.0,
-        "map": sum(count / place for count, place in enumerate(found, 1)) / len(gains),
-        "recall@10": sum(place <= 10 for place in found) / len(gains),
-        "recall@100": sum(place <= 100 for place in found) / len(gains),
-    }
+    distinct = dict.fromkeys(ranking)
+    found = [(place, gains[doc]) for place, doc in enumerate(distinct, 1) if doc in gains]
+    ideal = sorted(gains.values(), reverse=True)
+    scores = {}
+    for name in names:
+        kind, depth = parse_metric(name)
+        if kind == "unjudged":
+            looked = list(distinct)[:depth]
+            scores[name] = sum(doc not in relevant for doc in looked) / max(1, len(looked))
+        else:
+            scores[name] = _score(kind, depth or max(1, len(distinct)), found, ideal) if ideal else 0.0
+    return scores
 
 
-def score_run(run: Mapping[str, Mapping[str, float]], qrels: Qrels) -> dict[str, dict[str, float]]:
+def _score(kind: str, k: int, found: Sequence[tuple[int, int]], ideal: Sequence[int]) -> float:
+    """A metric of (place, grade) of the relevant documents found and the grades of all, falling."""
+    if kind == "ndcg":
+        return _discounted(found, k) / _ideal(tuple(ideal[:k]))
+    if kind == "mrr":
+        return 1 / found[0][0] if found and found[0][0] <= k else 0.0
+    hits = [place for place, _ in found if place <= k]
+    if kind == "map":
+        return sum(count / place for count, place in enumerate(hits, 1)) / len(ideal)
+    if kind == "hit":
+        return float(bool(hits))
+    return len(hits) / (k if kind == "precision" else len(ideal))
+
+
+def score_run(
+    run: Mapping[str, Mapping[str, float]], qrels: Qrels, names: Sequence[str] = NAMES
+) -> dict[str, dict[str, float]]:
     """The metrics of each judged query of a run of scores by query and document.
 
     Ranked as trec_eval does: scores in single precision, falling, then document id falling. A judged query
@@ -55,7 +109,7 @@ def score_run(run: Mapping[str, Mapping[str, float]], qrels: Qrels) -> dict[str,
     unjudged one. Raises SourceError for a score that is not a number.
     """
     return {
-        query: score_ranking(_trec_order(query, run.get(query, {})), grades)
+        query: score_ranking(trec_order(query, run.get(query, {})), grades, names)
         for query, grades in qrels.items()
         if any(grade > 0 for grade in grades.values())
     }
@@ -65,14 +119,22 @@ def means(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """The mean of each metric over the queries; empty when there are none."""
     if not scores:
         return {}
-    return {name: math.fsum(row[name] for row in scores.values()) / len(scores) for name in NAMES}
+    names = next(iter(scores.values()))
+    return {name: math.fsum(row[name] for row in scores.values()) / len(scores) for name in names}
 
 
-def _discounted(gains: Mapping[int, int]) -> float:
-    return math.fsum(gain / math.log2(place + 1) for place, gain in gains.items() if place <= 10)
+def _discounted(found: Sequence[tuple[int, int]], k: int) -> float:
+    return math.fsum(gain / math.log2(place + 1) for place, gain in found if place <= k)
 
 
-def _trec_order(query: str, scores: Mapping[str, float]) -> list[str]:
+@lru_cache(maxsize=4096)
+def _ideal(grades: tuple[int, ...]) -> float:
+    return _discounted(list(enumerate(grades, 1)), len(grades))
+
+
+def trec_order(query: str, scores: Mapping[str, float]) -> list[str]:
+    """The documents of a query of a run as trec_eval ranks them: by score in single precision, falling, then
+    by id, falling. Raises SourceError for a score that is not a number."""
     for document, score in scores.items():
         if math.isnan(score):
             raise SourceError(f"query {query!r}, document {document!r}: the score is not a number.")
@@ -90,17 +152,17 @@ def write_run(path: Path, run_name: str, rankings: Mapping[str, Sequence[tuple[s
     all. Raises SourceError for an id, or name, that is empty or holds white space or NUL, which the format
     cannot carry, a document ranked twice, or a score that is not finite.
     """
-    _check_field(run_name, "run name")
+    check_field(run_name, "run name")
     lines = (line for query, ranking in rankings.items() for line in _run_lines(query, ranking, run_name))
     write_bytes(path, "".join(lines).encode())
 
 
 def _run_lines(query: str, ranking: Sequence[tuple[str, float]], run_name: str) -> Iterator[str]:
-    _check_field(query, "query id")
+    check_field(query, "query id")
     last = np.float32(np.inf)
     seen = set()
     for rank, (document, score) in enumerate(ranking, 1):
-        _check_field(document, "document id")
+        check_field(document, "document id")
         if document in seen:
             raise SourceError(f"query {query!r} ranks document {document!r} twice.")
         seen.add(document)
@@ -111,7 +173,8 @@ def _run_lines(query: str, ranking: Sequence[tuple[str, float]], run_name: str) 
         yield f"{query} Q0 {document} {rank} {last:.9g} {run_name}\n"
 
 
-def _check_field(value: str, what: str) -> None:
+def check_field(value: str, what: str) -> None:
+    """Raise SourceError for what no field of a TREC file can hold: nothing, or white space."""
     if not value or _UNWRITABLE.search(value):
         raise SourceError(
             f"{what} {value[:200]!r} is empty or holds white space, which a TREC run file cannot carry.",

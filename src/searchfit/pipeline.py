@@ -17,17 +17,19 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from searchfit.config import Settings, to_toml
-from searchfit.errors import SettingsError
+from searchfit.errors import SettingsError, WorkspaceError
+from searchfit.growth import left_behind
 from searchfit.recipe import STAGES, Stage
 from searchfit.records import StageResult
 from searchfit.stages import Progress, Tools, silent
+from searchfit.stores.versions import GROWN, grown_folder
 from searchfit.training.crew import Task, tasks, together
 from searchfit.workspace import FORMAT, Workspace, digest, size, write_bytes
 
@@ -142,12 +144,16 @@ class Fit:
         _reset_peak_memory()
         started = time.perf_counter()
         version_ = self._version(stage, key)
-        tools = Tools(folder, version_, self.progress, self.workspace.ledger, stage.name in self.force)
+        forced, cache = stage.name in self.force, self.workspace.cache
+        tools = Tools(folder, version_, self.progress, self.workspace.ledger, forced, cache)
         task = Task(stage.name, self.settings, inputs)
+        served = self._served() if "engine.json" in stage.writes else ""
         with together(task) if stage.trains else contextlib.nullcontext():
             result: StageResult = stage.module.run(self.settings.only(*stage.sections), inputs, tools)
         seconds = time.perf_counter() - started
         self._publish(stage, key, version_, result, seconds)
+        if served:
+            result = replace(result, notes=(*result.notes, *left_behind(self.workspace, served)))
         return Step(stage.name, why, seconds, result)
 
     def _partial(self, stage: Stage, key: str) -> Path:
@@ -210,12 +216,21 @@ class Fit:
             "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         }
 
+    def _served(self) -> str:
+        """The index that is served; "" where there is none, or nobody can tell."""
+        try:
+            return str((self.workspace.served() or {"index": ""})["index"])
+        except WorkspaceError:
+            return ""
+
     def _tidy(self) -> None:
         """Remove index versions that nobody can be reading: all but the served one and the one before."""
-        served = (self.workspace.served() or {"index": ""})["index"]
-        versions = sorted(self.workspace.path.glob("index/*"), key=lambda path: path.stat().st_mtime)
+        served = self._served()
+        places = [path for path in self.workspace.path.glob("index/*") if path.suffix != GROWN]
+        versions = sorted(places, key=lambda path: path.stat().st_mtime)
         for old in [path for path in versions if f"index/{path.name}" != served][:-1]:
             shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(grown_folder(old), ignore_errors=True)
         shutil.rmtree(self.workspace.path / ".partial", ignore_errors=True)
 
 

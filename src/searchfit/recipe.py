@@ -37,11 +37,18 @@ def _screen(settings: Settings) -> Any:
     return [_model(settings), model_digest(reranker) if reranker else None]
 
 
+def _holdout(settings: Settings) -> Any:
+    from searchfit.splits import judging_generator
+
+    return judging_generator(settings)
+
+
 def _pairs(settings: Settings) -> Any:
+    from searchfit import feedback
     from searchfit.sources import pairs, queries
 
     asked = queries.fingerprint(settings.queries) if settings.queries.file else None
-    return [pairs.fingerprint(settings.pairs), asked]
+    return [pairs.fingerprint(settings.pairs), asked, feedback.fingerprint(settings.feedback)]
 
 
 def _pretrain(settings: Settings) -> Any:
@@ -65,9 +72,18 @@ def _train(settings: Settings) -> Any:
 
 
 def _queries(settings: Settings) -> Any:
+    from searchfit.rivals import outside
     from searchfit.sources.queries import fingerprint
 
-    return [_model(settings), fingerprint(settings.queries) if settings.queries.file else None]
+    asked = fingerprint(settings.queries) if settings.queries.file else None
+    return [*_choose(settings), asked, outside(settings)]
+
+
+def _choose(settings: Settings) -> Any:
+    from searchfit.encoders import model_digest
+
+    reranker = settings.rerank.model
+    return [_model(settings), model_digest(reranker) if reranker else None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +114,7 @@ _EVALUATION = (
     "evaluation/queries.parquet",
     "evaluation/metrics.parquet",
     "evaluation/top.parquet",
+    "evaluation/places.parquet",
 )
 
 STAGES = (
@@ -119,12 +136,18 @@ STAGES = (
         ("pairs.parquet", "pair_vectors.npy", "screened.parquet"),
         _screen,
     ),
-    Stage("holdout", ("holdout", "seed"), ("documents.parquet", "passages.parquet"), ("holdout.parquet",)),
+    Stage(
+        "holdout",
+        ("holdout", "generate", "seed"),
+        ("documents.parquet", "passages.parquet"),
+        ("holdout.parquet",),
+        _holdout,
+    ),
     Stage(
         "label",
-        ("pairs", "queries"),
+        ("pairs", "queries", "feedback"),
         ("documents.parquet", "passages.parquet", "holdout.parquet"),
-        ("labelled.parquet",),
+        ("labelled.parquet", "asked.json"),
         _pairs,
     ),
     Stage(
@@ -176,12 +199,16 @@ STAGES = (
     ),
     Stage(
         "evaluate",
-        ("evaluate", "queries", "reencode", "engine", "model", "seed"),
+        ("evaluate", "queries", "reencode", "engine", "rerank", "model", "seed"),
         (
             "documents.parquet",
+            "passages.parquet",
             "pairs.parquet",
+            "pair_vectors.npy",
             "labelled.parquet",
+            "asked.json",
             "holdout.parquet",
+            "mined",
             "encoded",
             "encoded_tuned",
             "keyword",
@@ -192,30 +219,44 @@ STAGES = (
     ),
     Stage(
         "choose",
-        ("choose", "model", "seed"),
-        ("documents.parquet", "models/trained", *_EVALUATION),
-        ("evaluation/choice.json", "models/tuned"),
-        _model,
+        ("choose", "rerank", "model", "seed"),
+        ("keyword", "models/trained", *_EVALUATION),
+        ("evaluation/choice.json", "models/tuned", "models/reranker"),
+        _choose,
     ),
     Stage(
         "index",
-        ("model",),
+        ("model", "index", "split"),
         (
             "documents.parquet",
             "passages.parquet",
+            "pair_vectors.npy",
             "encoded",
             "encoded_tuned",
             "keyword",
             "evaluation/choice.json",
             "models/tuned",
+            "models/reranker",
         ),
         ("index/{key}", "engine.json"),
     ),
     Stage(
         "report",
-        ("choose", "seed"),
-        ("evaluation/choice.json", *_EVALUATION, "models/trained", "manifest.json"),
-        ("report.html",),
+        ("choose", "model", "seed"),
+        (
+            "documents.parquet",
+            "passages.parquet",
+            "screened.parquet",
+            "encoded",
+            "encoded_tuned",
+            "keyword",
+            "models/trained",
+            "evaluation/choice.json",
+            *_EVALUATION,
+            "manifest.json",
+        ),
+        ("report.html", "report.json", "report.md"),
+        _model,
     ),
 )
 """The recipe, in order. Which stages run again after a change follows from what each reads."""

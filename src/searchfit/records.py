@@ -161,8 +161,11 @@ class Engine:
     score(query, passage) = dense_weight * dense + keyword_weight * keyword, where `dense` is the similarity
     of the query to the passage vector (`units="passage"`), to the best of the sentence vectors ("sentence"),
     or the mean of both ("both"), and `keyword` is the BM25 score over the most that the query could attain.
+    With `fusion="rrf"` it is the sum over both legs of weight * 61 / (60 + rank), the dense weight being 1.
     A document scores as its best passage. `query_tower` and `document_tower` are the shares of the tuned
     weights in the two encoders: 0 is the untuned model, 1 the tuned one, between them their interpolation.
+    `reranker` ("" for none) is the folder, beside the index, of a cross-encoder that reads the first
+    `rerank_depth` results again; `rerank_weight` is that of its scores beside the first ones (see rerank.py).
     """
 
     name: str
@@ -171,6 +174,10 @@ class Engine:
     units: Units = "both"
     dense_weight: float = 1.0
     keyword_weight: float = 1.0
+    fusion: Literal["scores", "rrf"] = "scores"
+    reranker: str = ""
+    rerank_depth: int = 0
+    rerank_weight: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -116,7 +116,7 @@ class Sibling:
 
     def share(self, language: str) -> float:
         """The share of its words that are function words of a language."""
-        known = _common(language)
+        known = common_words(language)
         return sum(word in known for word in self.words) / max(1, len(self.words))
 
 
@@ -128,7 +128,7 @@ class TextScreen:
         self._analyzer = analyzer
         self._seen: set[str] = set()
         # They are found everywhere, so that sharing them says nothing.
-        self._common = {term for word in _common(analyzer.language) for term in analyzer.terms(word)}
+        self._common = {term for word in common_words(analyzer.language) for term in analyzer.terms(word)}
 
     def alone(self, query: str) -> str:
         """Why a query is dropped whatever its passage; "" keeps it. Of equal queries the first stays."""
@@ -198,7 +198,7 @@ def is_foreign(query: str, passage: Sibling) -> bool:
     return (
         language not in ("", passage.language[0])
         and 4 * len(words & set(passage.words)) < len(words)
-        and 3 * len(words & _common(passage.language[0])) <= len(words & _common(language))
+        and 3 * len(words & common_words(passage.language[0])) <= len(words & common_words(language))
         and 2 * passage.share(language) <= passage.language[1]
     )
 
@@ -216,13 +216,17 @@ def _seems_foreign(query: str, passage: Sibling) -> bool:
     """A weaker sign than `is_foreign` asks for."""
     known = passage.language[0]
     language, hits = _language(query, passage)
-    return bool(known) and language != known and hits >= max(2, 3 * len(set(_words(query)) & _common(known)))
+    return (
+        bool(known)
+        and language != known
+        and hits >= max(2, 3 * len(set(_words(query)) & common_words(known)))
+    )
 
 
 def _language(query: str, passage: Sibling) -> tuple[str, int]:
     """The language with most function words in the query that are not in the passage, and how many."""
     words = set(_words(query)) - set(passage.words)
-    hits = {language: len(words & _common(language)) for language in _LANGUAGES}
+    hits = {language: len(words & common_words(language)) for language in _LANGUAGES}
     best = max(_LANGUAGES, key=lambda language: hits[language])
     return best, hits[best]
 
@@ -237,7 +241,8 @@ def _words(text: str) -> list[str]:
 
 
 @lru_cache(maxsize=32)
-def _common(language: str) -> frozenset[str]:
+def common_words(language: str) -> frozenset[str]:
+    """Words of a language that say little of what is asked, case-folded; none of an unknown language."""
     return function_words(language) | frozenset(_MORE.get(language, "").split())
 
 

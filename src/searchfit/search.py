@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Lock
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from searchfit.config import EngineSettings, ModelSettings
+from searchfit.config import EngineSettings, IndexSettings, ModelSettings
 from searchfit.encoders import load_encoder
 from searchfit.encoders.corpus import COSINE, Encoding
 from searchfit.errors import SettingsError, WorkspaceError
 from searchfit.filters import Filter, parse
-from searchfit.fusion import Block, Floats, Ranking, Rows, Scored, Vectors, rank, rank_one
-from searchfit.keyword import Analyzer, KeywordIndex
-from searchfit.records import Engine, Hit
-from searchfit.stores import Store, open_store
+from searchfit.found import Found
+from searchfit.fusion import Block, Ranking, Rows, Vectors, rank
+from searchfit.keyword import KeywordIndex
+from searchfit.legs import Asked, KeywordLeg, rank_one
+from searchfit.records import Engine, Hit, encoded_text
+from searchfit.request import EVERY_STEP, Answer, Request, Switches, check_page
+from searchfit.rerank import PairScores, Reranker, rerank
+from searchfit.semantic import semantic_search
+from searchfit.snippets import make_snippet
+from searchfit.stores import Store
+from searchfit.stores.corpus import StoreCorpus
+from searchfit.stores.push import attached
+from searchfit.stores.versions import stamp
 from searchfit.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -27,7 +37,7 @@ if TYPE_CHECKING:
 
     from searchfit.encoders.sentence import SentenceEncoder
 
-_SNIPPET_CHARS = 240
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,210 +102,266 @@ def untuned_engine(settings: EngineSettings, encoding: Encoding, name: str = "un
         units=settings.units,
         dense_weight=encoding.dense_weight,
         keyword_weight=settings.keyword_weight,
-    )
-
-
-class StoreCorpus:
-    """An index version as a corpus: vectors come from its store, keyword scores from its postings."""
-
-    def __init__(self, folder: Path) -> None:
-        self.store: Store = open_store(folder)
-        self.info = self.store.info
-        try:
-            self.documents = np.load(folder / "documents.npy", mmap_mode="r")
-            self._lengths = np.load(folder / "lengths.npy")
-            self._keyword = self.info["keyword"]
-        except (OSError, ValueError, KeyError) as error:
-            raise WorkspaceError(
-                f"the index {folder} is damaged: {error}.", "Run the same fit again."
-            ) from error
-        self.analyzer = Analyzer(self._keyword["language"])
-
-    @property
-    def count(self) -> int:
-        """Number of passages."""
-        return len(self.documents)
-
-    def keyword_scores(self, queries: Sequence[str]) -> sp.csr_array:
-        """The keyword leg, a sparse (len(queries), count) matrix, from the postings of the queries' terms."""
-        found = self.store.postings(
-            sorted({term for query in queries for term in self.analyzer.terms(query)})
-        )
-        rows = [rows for rows, _ in found.values()]
-        frequencies = [frequencies for _, frequencies in found.values()]
-        arrays = {
-            "starts": np.concatenate([[0], np.cumsum([len(part) for part in rows])]).astype(np.int64),
-            "rows": np.concatenate([np.empty(0, np.int64), *rows]),
-            "frequencies": np.concatenate([np.empty(0, np.float32), *frequencies]),
-            "lengths": self._lengths,
-        }
-        index = KeywordIndex(self.analyzer, arrays, list(found), self._keyword["k1"], self._keyword["b"])
-        return index.scores(queries)
-
-    def blocks(self, rows: int) -> Iterator[Block]:
-        """The blocks in row order; a document is never divided."""
-        import pyarrow as pa
-
-        start = 0
-        held: list[pa.RecordBatch] = []
-        for batch in self.store.scan(["vector", "sentence_vectors"]):
-            held.append(batch)
-            end = start + sum(part.num_rows for part in held)
-            if end - start >= rows or end == self.count:
-                table = pa.Table.from_batches(held)
-                if end < self.count:
-                    # The last document may go on in the next batch: leave it for the next block.
-                    end = int(np.searchsorted(self.documents, self.documents[end - 1]))
-                if end == start:
-                    continue
-                yield _block(table[: end - start], start, self.documents[start:end])
-                held = table[end - start :].to_batches()
-                start = end
-
-
-def _block(table: Any, start: int, documents: npt.NDArray[np.int32]) -> Block:
-    vectors, lists = (table[name].combine_chunks() for name in ("vector", "sentence_vectors"))
-    size = vectors.type.list_size
-    lengths = np.diff(lists.offsets.to_numpy())
-    return Block(
-        start,
-        documents,
-        vectors.flatten().to_numpy().reshape(-1, size),
-        lists.flatten().flatten().to_numpy().reshape(-1, size),
-        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        fusion=settings.fusion,
     )
 
 
 class Searcher:
-    """The served engine of a workspace: one index version with its model, opened for reading.
+    """The served engine of a workspace, opened for reading.
 
-    It keeps answering from the version it opened while another one is built and swapped in.
+    It follows the additions and removals that are made to its index: each call sees one version, the newest.
+    Another index that a new fit swaps in is not followed; open the workspace again for that. `attach` gives
+    the store that is searched in place of a version's own; keywords are always searched here.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, attach: Callable[[Store], Store] | None = None) -> None:
         self.folder = folder
-        self.corpus = StoreCorpus(folder)
-        self.engine = Engine(**self.corpus.info["engine"])
+        self._attach = attach
+        self._attached: tuple[StoreCorpus, Store] | None = None
+        self._corpus = StoreCorpus(folder)
+        self._lock = Lock()
+        self.engine = Engine(**self._corpus.info["engine"])
+        self.settings = IndexSettings.model_validate(self._corpus.info.get("index", {}))
+
+    @property
+    def corpus(self) -> StoreCorpus:
+        """The newest version of the index."""
+        with self._lock:
+            now = stamp(self.folder)
+            if now and now != self._corpus.opened.stamp:
+                self._corpus = StoreCorpus(self.folder, self._corpus)
+            return self._corpus
+
+    def _store(self, corpus: StoreCorpus) -> Store:
+        """Where a version is searched."""
+        if self._attach is None:
+            return corpus.store
+        with self._lock:
+            if self._attached is None or self._attached[0] is not corpus:
+                self._attached = None  # lets go of the one before
+                self._attached = corpus, self._attach(corpus.store)
+            return self._attached[1]
 
     @cached_property
     def encoder(self) -> SentenceEncoder:
-        """The model of this index version; only its query tower is used."""
-        settings = ModelSettings.model_validate(
-            {**self.corpus.info["model"], "name": str(self.folder / "model")}
-        )
+        """The model of this index: questions go through its query tower, additions through the other."""
+        info = self._corpus.info
+        settings = ModelSettings.model_validate({**info["model"], "name": str(self.folder / "model")})
         encoder = load_encoder(settings)
-        held = self.corpus.info["dimension"]
-        if encoder.dimension != held:
+        if encoder.dimension != info["dimension"]:
             raise WorkspaceError(
-                f"the model gives {encoder.dimension} dimensions, the index holds {held}.",
+                f"the model gives {encoder.dimension} dimensions, the index holds {info['dimension']}.",
                 "Index and model do not belong together: run the same fit again.",
             )
         return encoder
 
+    @cached_property
+    def reranker(self) -> Reranker:
+        """The re-ranker of this index. Raises SettingsError where its engine has none."""
+        if not self.engine.reranker:
+            raise SettingsError(
+                f"the engine {self.engine.name!r} has no re-ranker.",
+                "Fit with --reranker; it is used where it makes the engine better.",
+            )
+        model = ModelSettings.model_validate({**self._corpus.info["model"], "name": ""})
+        return Reranker.load(str(self.folder / self.engine.reranker), model.device, model.precision)
+
     @property
     def columns(self) -> dict[str, str]:
         """The metadata columns that can be filtered on, with their types."""
-        return dict(self.corpus.store.columns)
+        return dict(self._corpus.store.columns)
 
-    def search(self, query: str, k: int = 10, where: str | None = None, passages: bool = False) -> list[Hit]:
-        """The k best documents (or passages) for a query, best first, each with its best passage.
+    def search(
+        self,
+        query: str,
+        k: int = 10,
+        where: str | None = None,
+        passages: bool = False,
+        offset: int = 0,
+        switches: Switches = EVERY_STEP,
+    ) -> list[Hit]:
+        """The k best documents (or passages) for a query after the first `offset`, best first, each with its
+        best passage.
 
-        `where` is a filter such as `price < 300000 and rooms >= 3`. Raises SettingsError for an empty query
-        or k < 1, FilterError for a filter that does not fit the columns.
+        `where` is a filter such as `price < 300000 and rooms >= 3`. Raises SettingsError for an empty query,
+        k < 1 or offset < 0, FilterError for a filter that does not fit the columns.
         """
-        if not query.strip():
-            raise SettingsError("the query is empty.", "Write a few words or a question.")
-        if k < 1:
-            raise SettingsError(f"k must be at least 1, got {k}.")
-        filter_ = parse(where, self.columns) if where else None
-        keyword = self.corpus.keyword_scores([query]).toarray()[0]
-        if filter_ is not None:
-            keyword = self._masked(keyword, filter_)
-        vector = (
-            self.encoder.encode_queries([query])[0] if self.engine.dense_weight else np.empty(0, np.float32)
-        )
+        return self.answer(Request(query, k, where, passages, offset, switches)).hits
 
-        def distinct(rows: Rows) -> bool:
-            return len(rows if passages else np.unique(self.corpus.documents[rows])) >= k
+    def answer(self, request: Request, vector: Vectors | None = None) -> Answer:
+        """What `search` gives, and the version of the index that it comes from. `vector` (d) is the encoded
+        query, where it is known already."""
+        request.check()
+        query, offset = request.query, request.offset
+        filter_ = parse(request.where, self.columns) if request.where else None
+        engine = request.switches.applied(self.engine)
+        if vector is None:
+            vector = (
+                self.encoder.encode_queries([query])[0] if engine.dense_weight else np.empty(0, np.float32)
+            )
 
-        scored = rank_one(self.engine, self.corpus.store, vector, keyword, distinct, filter_)
-        return self._hits(query, scored, k, passages)
+        def hits(corpus: StoreCorpus) -> Answer:
+            asked = self._asked(corpus, vector, corpus.bm25.leg(query, filter_), filter_)
+            depth = max(offset + request.k, engine.rerank_depth)
+            found = self._find(corpus, engine, asked, depth, request.passages)
+            found = found.reranked(query, self._pairs(corpus))
+            page = slice(offset, offset + request.k)
+            return Answer(self._hits(corpus, found, query, page, request.switches), self.version(corpus))
 
-    def search_many(self, queries: Sequence[str], k: int = 10) -> Ranking:
-        """Rankings of documents for many queries at once, by reading the index once for every 256 queries.
-        Ranks as `search` does."""
+        return self._over(hits)
+
+    def version(self, corpus: StoreCorpus) -> str:
+        """The name of a version of the index: that of its folder, and its generation."""
+        return f"{self.folder.name}.{corpus.opened.version.generation}"
+
+    def search_many(self, queries: Sequence[str], k: int = 10, where: str | None = None) -> Ranking:
+        """Rankings of documents for many queries, by passage rows, exact. Without a filter the index is read
+        once for many of them. Ranks as `search` does."""
         vectors = self.encoder.encode_queries(queries)
-        return rank([self.engine], self.corpus, vectors, queries, k)[0]
+        filter_ = parse(where, self.columns) if where else None
+
+        def ranking(corpus: StoreCorpus) -> Ranking:
+            depth = max(k, self.engine.rerank_depth)
+            if filter_ is not None:
+                found = self._one_by_one(corpus, queries, vectors, depth, filter_)
+            else:
+                found = rank([self.engine], corpus, vectors, queries, depth)[0]
+                there = found.rows >= 0
+                found = Ranking(np.where(there, corpus.store.rows[found.rows * there], -1), found.scores)
+            if self.engine.reranker:
+                read = self._pairs(corpus)(queries, found.rows[:, : self.engine.rerank_depth])
+                found = rerank(self.engine, found, read)
+            return Ranking(found.rows[:, :k], found.scores[:, :k])
+
+        return self._over(ranking)
+
+    def more_like(self, document_id: str, k: int = 10, where: str | None = None) -> list[Hit]:
+        """The k documents most like one of the index, by the mean of its passages' vectors: of passage to
+        passage, no query tower and no keywords. Raises SettingsError when there is no such document."""
+        check_page(k, 0)
+        filter_ = parse(where, self.columns) if where else None
+
+        def hits(corpus: StoreCorpus) -> list[Hit]:
+            own = corpus.store.rows_of(document_id)
+            if not len(own):
+                raise SettingsError(f"there is no document {document_id!r} in the index.")
+            mean = corpus.store.vectors(own)[0].mean(axis=0)
+            if corpus.info.get("similarity", "cosine") == "cosine":
+                mean /= max(float(np.linalg.norm(mean)), 1e-12)
+            engine = Engine("more like this", units="passage", keyword_weight=0.0)
+            asked = self._asked(corpus, mean, corpus.bm25.leg("", filter_), filter_)
+            found = self._find(corpus, engine, asked, k, False, int(corpus.documents[corpus.places(own[0])]))
+            return self._hits(corpus, found, "", slice(0, k), EVERY_STEP)
+
+        return self._over(hits)
+
+    @staticmethod
+    def semantic_search(
+        query_embeddings: Vectors,
+        corpus_embeddings: Vectors,
+        k: int = 10,
+        query_chunk_size: int = 256,
+        corpus_chunk_size: int = 65_536,
+    ) -> Ranking:
+        """The k rows of highest dot product in (n, d) `corpus_embeddings` for each of (q, d)
+        `query_embeddings`, exact; at most query_chunk_size * corpus_chunk_size scores are held. See
+        semantic.semantic_search."""
+        return semantic_search(query_embeddings, corpus_embeddings, k, query_chunk_size, corpus_chunk_size)
 
     def document_ids(self, rows: Rows) -> list[str]:
         """The document ids of passage rows."""
-        return [str(fields["document_id"]) for fields in self.corpus.store.fetch(rows)]
+        return self.corpus.store.document_ids(rows)
 
-    def _masked(self, keyword: Floats, where: Filter) -> Floats:
-        masked = np.full_like(keyword, -np.inf)
-        rows = self.corpus.store.matching(where)
-        masked[rows] = keyword[rows]
-        return masked
+    def _over(self, work: Callable[[StoreCorpus], _T]) -> _T:
+        """Do work over the newest version; again, should that be removed meanwhile by two newer ones."""
+        while True:
+            corpus = self.corpus
+            try:
+                return work(corpus)
+            except WorkspaceError:
+                if self.corpus is corpus:
+                    raise
 
-    def _hits(self, query: str, scored: Scored, k: int, passages: bool) -> list[Hit]:
-        places: list[int] = []
-        seen: set[int] = set()
-        for place, row in enumerate(scored.rows):
-            document = int(self.corpus.documents[row])
-            if len(places) < k and np.isfinite(scored.keyword[place]) and (passages or document not in seen):
-                places.append(place)
+    def _asked(
+        self, corpus: StoreCorpus, vector: Vectors, keyword: KeywordLeg, where: Filter | None
+    ) -> Asked:
+        by_sentence = corpus.sentences <= self.settings.exact_sentences
+        return Asked(vector, keyword, where, by_sentence, 64 if by_sentence else self.settings.candidates)
+
+    def _find(
+        self,
+        corpus: StoreCorpus,
+        engine: Engine,
+        asked: Asked,
+        count: int,
+        passages: bool,
+        without: int = -1,
+    ) -> Found:
+        """The first `count` documents (or passages), other than the document `without`."""
+
+        def enough(rows: Rows) -> bool:
+            if not passages:
+                rows = np.setdiff1d(corpus.documents[corpus.places(rows)], [without])
+            return len(rows) >= count
+
+        scored = rank_one(engine, self._store(corpus), asked, enough)
+        seen = {without}
+        shown: list[int] = []
+        for place, document in enumerate(corpus.documents[corpus.places(scored.rows)].tolist()):
+            if passages or document not in seen:
+                shown.append(place)
                 seen.add(document)
-        terms = set(self.corpus.analyzer.terms(query))
-        fetched = self.corpus.store.fetch(scored.rows[places])
-        return [
-            self._hit(rank_, place, fields, scored, terms)
-            for rank_, (place, fields) in enumerate(zip(places, fetched, strict=True), start=1)
-        ]
+            if len(shown) == count:
+                break
+        return Found(engine, scored, shown)
 
-    def _hit(self, rank_: int, place: int, fields: dict[str, Any], scored: Scored, terms: set[str]) -> Hit:
-        snippet, highlights = make_snippet(fields["text"], fields["sentences"], terms, self.corpus.analyzer)
-        return Hit(
-            rank=rank_,
-            score=round(float(scored.scores[place]), 6),
-            document_id=fields["document_id"],
-            passage_id=fields["id"],
-            title=fields["title"],
-            text=fields["text"],
-            snippet=snippet,
-            highlights=highlights,
-            start=fields["start"],
-            end=fields["end"],
-            metadata=fields["metadata"],
-            scores={
-                "dense": round(float(scored.dense[place]), 6),
-                "keyword": round(float(scored.keyword[place]), 6),
-            },
-        )
+    def _pairs(self, corpus: StoreCorpus) -> PairScores:
+        def texts(rows: Rows) -> list[str]:
+            fetched = self._store(corpus).fetch(rows)
+            return [encoded_text(fields["title"], fields["text"]) for fields in fetched]
 
+        return PairScores(lambda: self.reranker, texts)
 
-def make_snippet(
-    text: str, sentences: Sequence[int], terms: set[str], analyzer: Analyzer
-) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """The stretch of a passage that holds most distinct query terms, from a sentence's start, and where the
-    terms stand in it."""
-    matches = [span for span in analyzer.spans(text) if span[0] in terms]
-    starts = list(sentences[::2]) or [0]
+    def _one_by_one(
+        self, corpus: StoreCorpus, queries: Sequence[str], vectors: Vectors, k: int, where: Filter
+    ) -> Ranking:
+        rows = np.full((len(queries), k), -1, np.int64)
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        for number, query in enumerate(queries):
+            asked = self._asked(corpus, vectors[number], corpus.bm25.leg(query, where), where)
+            found = self._find(corpus, self.engine, asked, k, False)
+            rows[number, : len(found.shown)] = found.scored.rows[found.shown]
+            scores[number, : len(found.shown)] = found.scored.scores[found.shown]
+        return Ranking(rows, scores)
 
-    def found(start: int) -> int:
-        return len({term for term, a, b in matches if a >= start and b <= start + _SNIPPET_CHARS})
-
-    start = max(starts, key=lambda s: (found(s), -s))
-    end = min(len(text), start + _SNIPPET_CHARS)
-    if end < len(text):
-        space = text.rfind(" ", start, end)
-        end = space if space > start + _SNIPPET_CHARS // 2 else end
-    marks: list[tuple[int, int]] = []
-    for a, b in sorted({(a - start, b - start) for _, a, b in matches if a >= start and b <= end}):
-        if marks and a < marks[-1][1]:  # pairs of characters overlap, and so do identifiers and their parts
-            marks[-1] = marks[-1][0], max(b, marks[-1][1])
-        else:
-            marks.append((a, b))
-    return text[start:end], tuple(marks)
+    def _hits(
+        self, corpus: StoreCorpus, found: Found, query: str, page: slice, switches: Switches
+    ) -> list[Hit]:
+        shown = found.shown[page]
+        fetched = self._store(corpus).fetch(found.scored.rows[shown])
+        terms = set(corpus.analyzer.terms(query))
+        hits: list[Hit] = []
+        for number, (place, fields) in enumerate(zip(shown, fetched, strict=True), start=page.start + 1):
+            snippet, highlights = fields["text"][:0], tuple[tuple[int, int], ...]()
+            if switches.snippets:
+                text, sentences = fields["text"], fields["sentences"]
+                snippet, highlights = make_snippet(text, sentences, terms, corpus.analyzer)
+            hit = Hit(
+                rank=number,
+                score=round(float(found.scored.scores[place]), 6),
+                document_id=fields["document_id"],
+                passage_id=fields["id"],
+                title=fields["title"],
+                text=fields["text"],
+                snippet=snippet,
+                highlights=highlights,
+                start=fields["start"],
+                end=fields["end"],
+                metadata=fields["metadata"],
+                scores=found.scores(place, switches.explain),
+            )
+            hits.append(hit)
+        return hits
 
 
 def open_searcher(workspace: Path) -> Searcher:
@@ -306,4 +372,4 @@ def open_searcher(workspace: Path) -> Searcher:
             f"{workspace} has no finished search engine.",
             "Run searchfit fit to its end; the same command carries on where it stopped.",
         )
-    return Searcher(workspace / served["index"])
+    return Searcher(workspace / served["index"], partial(attached, workspace))

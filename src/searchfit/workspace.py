@@ -4,9 +4,10 @@ WORKSPACE/
   searchfit.toml      the settings, resolved
   manifest.json       per stage: key, inputs, seed, time, memory, counts, drops; written last
   documents.parquet  passages.parquet  encoded/  queries/part-*.parquet  pairs.parquet  pair_vectors.npy
-  screened.parquet  holdout.parquet  mined/  models/{trained,tuned}/  evaluation/  index/VERSION/
-  engine.json  report.html
+  screened.parquet  holdout.parquet  mined/  models/{trained,tuned,reranker}/  evaluation/
+  index/VERSION/  index/VERSION.grown/  engine.json  added/  report.html  report.json  report.md
   ledger.sqlite       every answer of a generator, kept from fit to fit
+  cache/              vectors of the corpus by other models, see evaluate.models; may be deleted
   .partial/STAGE/     the work of a stage that has not ended; carried on or thrown away
 """
 
@@ -144,6 +145,11 @@ class Workspace:
     def ledger(self) -> Path:
         """What generators have answered, kept from fit to fit."""
         return self.shared_ledger or self.path / "ledger.sqlite"
+
+    @property
+    def cache(self) -> Path:
+        """Vectors of the corpus by models that are compared, kept from run to run; may be deleted."""
+        return self.path / "cache"
 
     def check(self) -> None:
         """Raise WorkspaceError where a file or a foreign folder is in the way."""

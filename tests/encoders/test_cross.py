@@ -18,27 +18,8 @@ PAIRS = [
 
 
 @pytest.fixture(scope="module")
-def reranker(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """A cross-encoder of random weights with one output and the tiny model's tokenizer."""
-    import torch
-    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
-
-    folder = tmp_path_factory.mktemp("cross")
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    torch.manual_seed(3)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=128,
-        initializer_range=0.4,
-        num_labels=1,
-    )
-    BertForSequenceClassification(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+def reranker(tiny_reranker: Path) -> Path:
+    return tiny_reranker
 
 
 def logits(folder: Path) -> np.ndarray:
@@ -118,3 +99,38 @@ def test_code_of_its_own_and_pickled_weights_are_refused(reranker: Path, tmp_pat
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     with pytest.raises(ModelError, match="no safetensors"):
         CrossEncoder.load(str(pickled))
+
+
+def test_bf16_says_nearly_the_same(reranker: Path) -> None:
+    queries, texts = zip(*PAIRS, strict=True)
+    exact = CrossEncoder.load(str(reranker), "cpu").raw(queries, texts)
+    fast = CrossEncoder.load(str(reranker), "cpu", "bf16").raw(queries, texts)
+    np.testing.assert_allclose(fast, exact, atol=0.1)
+    assert not np.array_equal(fast, exact)
+
+
+def test_an_encoder_gets_a_new_head_and_its_whole_window(tiny_model: Path, tmp_path: Path) -> None:
+    """The head is the same each time, a saved one gives the same scores, and the encoder is the one named."""
+    from safetensors.torch import load_file
+
+    made = CrossEncoder.start(str(tiny_model), "cpu")
+    queries, texts = zip(*PAIRS, strict=True)
+    scores = made.raw(queries, texts)
+    assert made.model.max_seq_length == 128  # the embedding model stops at 96
+    np.testing.assert_array_equal(CrossEncoder.start(str(tiny_model), "cpu").raw(queries, texts), scores)
+    made.save(tmp_path / "saved")
+    np.testing.assert_allclose(
+        CrossEncoder.load(str(tmp_path / "saved")).raw(queries, texts), scores, atol=1e-6
+    )
+    before = load_file(tiny_model / "model.safetensors")
+    after = load_file(tmp_path / "saved" / "model.safetensors")
+    name = "encoder.layer.1.output.dense.weight"
+    np.testing.assert_array_equal(after[f"bert.{name}"], before[name])
+
+
+def test_a_cross_encoder_is_trained_on_from_its_own_head(reranker: Path) -> None:
+    queries, texts = zip(*PAIRS, strict=True)
+    np.testing.assert_array_equal(
+        CrossEncoder.start(str(reranker), "cpu").raw(queries, texts),
+        CrossEncoder.load(str(reranker), "cpu").raw(queries, texts),
+    )

@@ -207,7 +207,6 @@ def test_a_storm_of_429_is_sat_out(serve: Callable[..., FaultyServer]) -> None:
     [
         ("7", 7, 7),
         ("0.5", 0.5, 0.5),
-        (format_datetime(datetime.now(timezone.utc) + timedelta(hours=1)), 3500, 3600),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
         ("-3", 0, 0),
         ("nan", 0, 0),
@@ -218,6 +217,11 @@ def test_a_storm_of_429_is_sat_out(serve: Callable[..., FaultyServer]) -> None:
 )
 def test_retry_after_in_all_its_forms(value: str, least: float, most: float) -> None:
     assert least <= _retry_after({"retry-after": value}) <= most
+
+
+def test_retry_after_as_a_date_to_come() -> None:
+    value = format_datetime(datetime.now(timezone.utc) + timedelta(hours=1))
+    assert 3500 <= _retry_after({"retry-after": value}) <= 3600
 
 
 def test_the_last_passages_cannot_keep_a_run_from_ending(serve: Callable[..., FaultyServer]) -> None:
@@ -315,8 +319,9 @@ def test_a_server_that_dies_on_the_way_keeps_what_it_wrote(serve: Callable[..., 
     )
     with pytest.raises(GeneratorError, match="in a row"):
         got.extend(written for group in stream for written in group)
-    assert sorted(w.passage.document for w in got) == list(range(30))
-    assert not any(w.fault for w in got)
+    assert sorted(w.passage.document for w in got if not w.fault) == list(range(30))
+    # With two at once, the first to fail may do so before the last good answer: that one is its own fault.
+    assert {w.passage.document for w in got if w.fault} <= {30}
 
 
 def test_a_server_that_finds_every_request_bad_stops_the_run(serve: Callable[..., FaultyServer]) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from searchfit.config import load_settings
@@ -34,9 +33,12 @@ class Contest:
         test: int = 40,
         trained: bool = True,
         questions: str = "judged",
+        reranker: str = "",
     ) -> None:
         self.folder, self.bench, self.questions = folder, bench, questions
-        self.settings = load_settings(base=bench.settings, values={"evaluate.merges": (0.5,)})
+        self.settings = load_settings(
+            base=bench.settings, values={"evaluate.merges": (0.5,), "rerank.model": reranker}
+        )
         self.splits = ["dev"] * dev + ["test"] * test
         rng = random.Random(1)
         noise = [rng.uniform(0.2, 0.7) for _ in self.splits]
@@ -88,7 +90,7 @@ class Contest:
             name: self.folder / name if name.startswith("evaluation/") else self.bench.folder / name
             for name in self.bench.inputs("choose")
         }
-        settings = self.settings.only("choose", "model", "seed")
+        settings = self.settings.only("choose", "rerank", "model", "seed")
         self.result = choose.run(settings, inputs, Tools(self.folder / "out"))
         found: dict[str, Any] = json.loads((self.folder / "out/evaluation/choice.json").read_text())
         return found
@@ -145,6 +147,17 @@ def by_chance(contest: Contest, name: str) -> None:
     for place in range(0, 80, 2):
         contest.scores[name][place] += 0.1
         contest.scores[name][place + 1] -= 0.098
+
+
+def test_few_judged_questions_tell_by_the_dense_leg_where_the_engine_gains_too(
+    bench: Any, tmp_path: Path
+) -> None:
+    contest = Contest(bench, tmp_path, questions="judged")
+    by_chance(contest, "tuned engine")
+    contest.add(DENSE, dev=0.1, test=0.1)
+    choice = contest.run()
+    assert choice["system"] == "tuned engine"
+    assert choice["dev"]["after"] == DENSE
 
 
 JUDGED = {
@@ -224,21 +237,79 @@ def test_one_lucky_question_is_not_enough(bench: Any, tmp_path: Path) -> None:
     assert contest.run()["system"] == "untuned engine"
 
 
-def test_examples_are_the_largest_gains_and_losses_on_test(bench: Any, tmp_path: Path) -> None:
-    contest = Contest(bench, tmp_path)
-    contest.add("tuned engine", dev=0.1, test=0.0)
-    base = contest.scores["untuned dense"]
-    for place, change in ((41, 0.3), (60, 0.2), (50, -0.25)):
-        contest.scores["tuned engine"][place] = base[place] + change
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_model_has_its_card(bench: Any, tmp_path: Path, trained: bool) -> None:
+    """Read by the hub's own library; equal for equal models, and without a path of this machine."""
+    from huggingface_hub import ModelCard
+
+    contest = Contest(bench, tmp_path, trained=trained)
+    if trained:
+        contest.add("tuned engine", dev=0.2, test=0.2)
     choice = contest.run()
-    assert choice["system"] == "tuned engine"
-    gains, lost = choice["examples"]["gains"], choice["examples"]["losses"]
-    assert [row["query"] for row in gains] == ["question 41", "question 60"]
-    assert [row["query"] for row in lost] == ["question 50"]
-    assert gains[0]["after"] - gains[0]["before"] == pytest.approx(0.3)
-    documents = pq.read_table(bench.path("documents.parquet"))["id"].to_pylist()
-    assert [row["id"] for row in gains[0]["top_after"]] == documents[:2]
-    assert [row["relevant"] for row in gains[0]["top_after"]] == [True, False]
-    (own,) = choice["user_queries"]
-    assert own["query"] == "an open question"
-    assert [row["id"] for row in own["top_before"]] == documents[:2]
+    assert choice["tuned"] is trained
+    file = tmp_path / "out" / "models" / "tuned" / "README.md"
+    first = file.read_text(encoding="utf-8")
+    card = ModelCard.load(file)
+    assert card.data.language == ["en"]
+    assert card.data.library_name == "sentence-transformers"
+    assert card.data.base_model is None  # a folder, not a model of the hub
+    assert str(Path.home()) not in first
+    assert str(bench.folder.parent) not in first
+    (result,) = card.data.eval_results
+    name = "tuned dense, engine's units" if trained else "untuned dense, engine's units"
+    scores = np.array(contest.scores[name])[np.array(contest.splits) == "test"]
+    assert (result.metric_type, result.metric_value) == ("ndcg@10", pytest.approx(scores.mean(), abs=1e-6))
+    assert ("was chosen" if trained else "Not better") in card.content
+    contest.run()
+    assert file.read_text(encoding="utf-8") == first
+
+
+def test_a_re_ranker_that_wins_for_sure_is_used_and_saved(
+    bench: Any, tiny_reranker: Path, tmp_path: Path
+) -> None:
+    from sentence_transformers import CrossEncoder
+
+    contest = Contest(bench, tmp_path, reranker=str(tiny_reranker))
+    contest.add("tuned engine", dev=0.05, test=0.05)
+    for name, gain in (
+        ("untuned engine re-ranked, weight 2", 0.3),  # of an engine that is not chosen
+        ("tuned engine re-ranked, weight 0.5", 0.06),
+        ("tuned engine re-ranked, weight 2", 0.09),
+    ):
+        contest.add(name, dev=gain, test=gain)
+    choice = contest.run()
+    assert choice["system"] == "tuned engine re-ranked, weight 2"
+    chosen = Engine(**choice["chosen"])
+    assert (chosen.query_tower, chosen.reranker, chosen.rerank_depth, chosen.rerank_weight) == (
+        1.0,
+        "reranker",
+        20,
+        2.0,
+    )
+    assert choice["tuned"]
+    assert choice["dense_leg"]["after"] == DENSE
+    assert "is used" in choice["reranking"]
+    assert contest.result.notes == (choice["reason"], choice["reranking"])
+    saved = CrossEncoder(str(tmp_path / "out" / "models" / "reranker"), device="cpu")
+    pairs = [("rose", text) for text in TEXTS]
+    np.testing.assert_allclose(
+        saved.predict(pairs), CrossEncoder(str(tiny_reranker), device="cpu").predict(pairs), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("dev", [-0.1, 0.0, 0.002])
+def test_a_re_ranker_that_does_not_win_for_sure_is_not_used(
+    bench: Any, tiny_reranker: Path, tmp_path: Path, dev: float
+) -> None:
+    contest = Contest(bench, tmp_path, trained=False, reranker=str(tiny_reranker))
+    rng = random.Random(4)
+    for weight in (0.5, 2):
+        scores = contest.scores[f"untuned engine re-ranked, weight {weight:g}"]
+        for place, split in enumerate(contest.splits):
+            scores[place] += rng.uniform(-0.1, 0.1) + (dev if split == "dev" else 0.3)
+    choice = contest.run()
+    assert choice["system"] == "untuned engine"
+    assert choice["chosen"]["reranker"] == ""
+    assert "not used" in choice["reranking"]
+    assert "untuned engine re-ranked" in choice["reranking"]
+    assert list((tmp_path / "out" / "models" / "reranker").iterdir()) == []

@@ -5,21 +5,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from searchfit.config import load_settings
 from searchfit.encoders import load_encoder
+from searchfit.errors import SettingsError
+from searchfit.keyword import KeywordIndex
+from searchfit.leaks import leaked_questions
 from searchfit.metrics import NAMES, score_ranking
+from searchfit.recipe import STAGES
 from searchfit.search import ArrayCorpus
 from searchfit.stages import Tools, evaluate
 
+SECTIONS = next(stage.sections for stage in STAGES if stage.name == "evaluate")
 
-def run(bench: Any, out: Path, **values: Any) -> tuple[dict[str, Any], Any, Any]:
+
+def run(
+    bench: Any, out: Path, inputs: dict[str, Path] | None = None, **values: Any
+) -> tuple[dict[str, Any], Any, Any]:
     """systems.json, and the tables of queries and of the top ten."""
-    settings = load_settings(base=bench.settings, values=values)
-    settings = settings.only("evaluate", "queries", "reencode", "engine", "model", "seed")
-    evaluate.run(settings, bench.inputs("evaluate"), Tools(out))
+    settings = load_settings(base=bench.settings, values=values).only(*SECTIONS)
+    evaluate.run(settings, {**bench.inputs("evaluate"), **(inputs or {})}, Tools(out))
     folder = out / "evaluation"
     systems = json.loads((folder / "systems.json").read_text())
     return systems, pq.read_table(folder / "queries.parquet"), pq.read_table(folder / "top.parquet")
@@ -117,3 +125,178 @@ def test_questions_without_judgements_are_answered_beside_generated_ones(bench: 
     assert table.num_rows == sum(systems["counts"].values())
     assert top.num_rows == table.num_rows + 2
     assert all(len(rows) == 10 for rows in top["keyword"].to_pylist())
+
+
+def test_nothing_that_was_trained_on_is_tested_on(bench: Any, tmp_path: Path) -> None:
+    """The made-up corpus repeats its sentences: all that shares too much with a training text is left out."""
+    systems, table, _ = run(bench, tmp_path, **{"evaluate.leak_share": 0.4})
+    leaks = systems["leaks"]
+    assert leaks["documents"] == len({row["document"] for row in leaks["named"]}) > 0
+    left_out = {row["document"] for row in leaks["named"]}
+    assert not left_out & {document for row in table["relevant"].to_pylist() for document in row}
+    assert all(row["share"] >= 0.4 for row in leaks["named"])
+    everything, _, _ = run(bench, tmp_path / "more", **{"evaluate.leak_share": 1.0})
+    assert sum(everything["counts"].values()) > sum(systems["counts"].values())
+
+
+def test_an_injected_leak_is_caught(bench: Any, tmp_path: Path) -> None:
+    """A test passage, three of its words changed, goes into the text of a passage that was trained on."""
+    before, table, _ = run(bench, tmp_path / "before")
+    asked = [row for row in table.to_pylist() if row["split"] == "test"]
+    passages = pq.read_table(bench.path("passages.parquet")).to_pylist()
+    own = {document for row in asked for document in row["relevant"]}
+    # The longest, for three changed words are much of a short text.
+    victim = max((row for row in passages if row["document_id"] in own), key=lambda row: len(row["text"]))
+    words = victim["text"].split()
+    for place in (1, len(words) // 2, len(words) - 2):
+        words[place] = "changed"
+    trained = pq.read_table(bench.path("mined") / "queries.parquet")["passage"][0].as_py()
+    passages[trained]["text"] += " " + " ".join(words)
+    schema = pq.read_schema(bench.path("passages.parquet"))
+    pq.write_table(pa.Table.from_pylist(passages, schema=schema), tmp_path / "passages.parquet")
+    inputs = {"passages.parquet": tmp_path / "passages.parquet"}
+    systems, after, _ = run(bench, tmp_path / "after", inputs)
+    found = {row["passage"]: row for row in systems["leaks"]["named"]}
+    assert victim["id"] not in {row["passage"] for row in before["leaks"]["named"]}
+    assert found[victim["id"]]["training"] == f"document {passages[trained]['document_id']}"
+    assert found[victim["id"]]["share"] >= 0.6
+    assert victim["document_id"] not in {d for row in after["relevant"].to_pylist() for d in row}
+    assert after.num_rows < table.num_rows
+
+
+def test_a_question_that_was_trained_on_is_left_out(bench: Any, tmp_path: Path) -> None:
+    mined = pq.read_table(bench.path("mined") / "queries.parquet")
+    folder = tmp_path / "mined"
+    folder.mkdir()
+    _, table, _ = run(bench, tmp_path / "before")
+    stolen = table["text"][0].as_py()
+    column = pa.array([f"  {stolen.upper()} ", *mined["text"].to_pylist()[1:]])
+    pq.write_table(mined.set_column(0, "text", column), folder / "queries.parquet")
+    assert leaked_questions({**bench.inputs("evaluate"), "mined": folder}, ["new", stolen]) == [1]
+    systems, after, _ = run(bench, tmp_path / "after", {"mined": folder})
+    assert systems["leaks"]["named_questions"] == [stolen]
+    assert stolen not in after["text"].to_pylist()
+
+
+def test_overlap_is_told_by_question_and_by_band(bench: Any, tmp_path: Path) -> None:
+    systems, table, _ = run(bench, tmp_path)
+    analyzer = KeywordIndex.load(bench.path("keyword")).analyzer
+    texts = {
+        row["id"]: f"{row['title']}. {row['text']}"
+        for row in pq.read_table(bench.path("documents.parquet")).to_pylist()
+    }
+    for row in table.to_pylist():
+        known = set(analyzer.terms(texts[row["relevant"][0]]))
+        shared = [term in known for term in set(analyzer.terms(row["text"]))]
+        # A document's words are those of all its passages, so its share bounds that of the best one.
+        assert 0 <= row["overlap"] <= 1
+        if all(shared) and len(texts[row["relevant"][0]]) < 250:
+            assert row["overlap"] == 1
+    bands = systems["overlap"]["bands"]
+    assert [band["band"] for band in bands] == ["low", "middle", "high"]
+    assert sum(band["questions"] for band in bands) == systems["counts"]["test"]
+    whole = sum(band["questions"] * band["means"].get("keyword", 0) for band in bands)
+    mean = system(systems, "keyword")["test"]["ndcg@10"]
+    assert whole / systems["counts"]["test"] == pytest.approx(mean)
+
+
+def test_metrics_by_name_and_what_nobody_judged(bench: Any, tmp_path: Path) -> None:
+    rows = [
+        {"query": f"about garden notes {n}", "document_id": f"garden-{n}", "score": 1}
+        for n in range(0, 72, 6)
+    ]
+    file = write_questions(tmp_path / "mine.jsonl", rows)
+    more = ("precision@3", "hit@1")
+    systems, _, top = run(bench, tmp_path, **{"queries.file": file, "evaluate.metrics": more})
+    assert systems["metrics"] == [*NAMES, "unjudged@10", *more]
+    row = system(systems, "keyword")
+    # Of ten results at most one is judged, and that one stands among the first three or not.
+    hits = [
+        [document in row["relevant"] for document in ranked]
+        for row, ranked in zip(
+            pq.read_table(tmp_path / "evaluation" / "queries.parquet").to_pylist(),
+            ([name(bench, i) for i in found.as_py()] for found in top["keyword"]),
+            strict=False,
+        )
+    ]
+    splits = pq.read_table(tmp_path / "evaluation" / "queries.parquet")["split"].to_pylist()
+    test = [hit for hit, split in zip(hits, splits, strict=True) if split == "test"]
+    assert row["test"]["precision@3"] == pytest.approx(np.mean([sum(hit[:3]) / 3 for hit in test]))
+    assert row["test"]["hit@1"] == pytest.approx(np.mean([hit[0] for hit in test]))
+    assert row["test"]["unjudged@10"] == pytest.approx(np.mean([1 - sum(hit) / 10 for hit in test]))
+
+
+def name(bench: Any, document: int) -> str:
+    return str(pq.read_table(bench.path("documents.parquet"), columns=["id"])["id"][document].as_py())
+
+
+def test_another_model_and_a_run_are_rivals(bench: Any, tmp_path: Path) -> None:
+    """The workspace's own model, named as another one, ranks as it does; a run file of its ranking too."""
+    rows = [
+        {"query_id": f"u{n}", "query": f"about garden notes {n}", "document_id": f"garden-{n}", "score": 2}
+        for n in range(0, 72, 6)
+    ]
+    file = write_questions(tmp_path / "mine.jsonl", rows)
+    _, table, top = run(bench, tmp_path / "first", **{"queries.file": file})
+    lines = [
+        f"{id_} Q0 {name(bench, document)} 0 {10 - place} me\n"
+        for id_, ranked in zip(table["query_id"].to_pylist(), top["untuned dense"].to_pylist(), strict=True)
+        for place, document in enumerate(ranked)
+    ]
+    (tmp_path / "me.run").write_text("".join(lines), encoding="utf-8")
+    model = bench.settings.model.name
+    options = {"evaluate.models": (model,), "evaluate.runs": (str(tmp_path / "me.run"),)}
+    systems, table, top = run(bench, tmp_path / "second", **{"queries.file": file, **options})
+    rivals = names(systems, "rival")
+    assert rivals == ["whitened dense", "whitened blend", "model dense", "model engine", "run me.run"]
+    assert all(system(systems, rival)["engine"] == {} for rival in rivals)
+    for mine, other in (("model dense", "untuned dense"), ("model engine", "untuned engine")):
+        assert table[mine].to_pylist() == table[other].to_pylist()
+        assert top[mine].to_pylist() == top[other].to_pylist()
+    assert table["run me.run"].to_pylist() == table["untuned dense"].to_pylist()
+    assert table["whitened dense"].to_pylist() != table["untuned dense"].to_pylist()
+
+
+def test_a_plain_file_of_questions_needs_no_judgements_but_a_run_does(bench: Any, tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("where is the anchor\n", encoding="utf-8")
+    (tmp_path / "me.run").write_text("1 Q0 garden-0 1 1.0 me\n", encoding="utf-8")
+    outside = next(stage.outside for stage in STAGES if stage.name == "evaluate")
+    assert outside is not None
+    good = load_settings(base=bench.settings, values={"queries.file": str(file)})
+    outside(good)
+    with pytest.raises(SettingsError, match="judged questions"):
+        outside(load_settings(base=good, values={"evaluate.runs": (str(tmp_path / "me.run"),)}))
+    with pytest.raises(SettingsError, match="looks at 500"):
+        outside(load_settings(base=good, values={"evaluate.metrics": ("hit@500",)}))
+
+
+def test_a_re_ranker_competes_on_every_candidate(bench: Any, tiny_reranker: Path, tmp_path: Path) -> None:
+    """Its rankings are those of the candidates, their first documents sorted by hand."""
+    from sentence_transformers import CrossEncoder
+
+    values = {"rerank.model": str(tiny_reranker), "rerank.depth": 4, "rerank.weights": (1000.0,)}
+    systems, table, top = run(bench, tmp_path, **values, **{"rerank.max_queries": 10, "evaluate.merges": ()})
+    assert systems["counts"] == {"dev": 10, "test": 10}
+    made = names(systems, "re-ranked")
+    assert made == [f"{name} re-ranked, weight 1000" for name in names(systems, "candidate")]
+    assert len(made) == 2
+    passages = pq.read_table(bench.path("passages.parquet")).to_pylist()
+    model = CrossEncoder(str(tiny_reranker), device="cpu")
+    question, first, then = (
+        table["text"][3].as_py(),
+        top["untuned engine"][3].as_py(),
+        top[made[0]][3].as_py(),
+    )
+    single = {p["document"]: f"{p['title']}. {p['text']}" for p in passages}
+    if all(sum(p["document"] == d for p in passages) == 1 for d in first[:4]):
+        scores = model.predict([(question, single[d]) for d in first[:4]])
+        assert then[:4] == [first[i] for i in sorted(range(4), key=lambda i: -scores[i])]
+    assert then[4:] == first[4:]
+    moved = sum(top[made[0]][n].as_py() != top["untuned engine"][n].as_py() for n in range(20))
+    assert moved > 5
+    known = tmp_path / "reranked.npz"
+    before = known.stat().st_mtime_ns
+    again, _, _ = run(bench, tmp_path, **values, **{"rerank.max_queries": 10, "evaluate.merges": ()})
+    assert known.stat().st_mtime_ns == before, "what a killed run has read is not read again"
+    assert again == systems

@@ -40,7 +40,7 @@ def split(
         pa.table([ids, ids, [" ".join(d) for d in documents]], schema=DOCUMENTS), folder / "documents.parquet"
     )
     inputs = {name: folder / name for name in ("documents.parquet", "passages.parquet")}
-    settings = Settings(seed=seed, holdout=HoldoutSettings(**options)).only("holdout", "seed")
+    settings = Settings(seed=seed, holdout=HoldoutSettings(**options)).only("holdout", "generate", "seed")
     result = holdout.run(settings, inputs, Tools(folder / "out"))
     table = pq.read_table(folder / "out" / "holdout.parquet")
     assert table.schema.equals(HOLDOUT)

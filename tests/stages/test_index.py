@@ -10,13 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from searchfit import indexing
 from searchfit.config import Settings
-from searchfit.search import ArrayCorpus, StoreCorpus
+from searchfit.search import ArrayCorpus
 from searchfit.stages import Tools, index
+from searchfit.stores.corpus import StoreCorpus
 
 
 def run(bench: Any, out: Path, inputs: dict[str, Path] | None = None, key: str = "v1") -> Any:
-    settings: Settings = bench.settings.only("model")
+    settings: Settings = bench.settings.only("model", "index", "split")
     return index.run(settings, inputs or bench.inputs("index"), Tools(out, key))
 
 
@@ -41,8 +43,8 @@ def test_the_store_holds_what_the_arrays_hold(bench: Any) -> None:
 
 
 def test_every_term_has_its_postings(bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(index, "_TERMS", 50)  # several batches
-    monkeypatch.setattr(index, "_BATCH", 16)
+    monkeypatch.setattr(indexing, "_TERMS", 50)  # several batches
+    monkeypatch.setattr(indexing, "_BATCH", 16)
     run(bench, tmp_path)
     corpus = ArrayCorpus.load(bench.path("encoded"), bench.path("keyword"))
     keyword = corpus.keyword
@@ -85,7 +87,7 @@ def test_what_an_interrupted_build_left_is_replaced(bench: Any, tmp_path: Path) 
     def kill(*_: object) -> None:
         raise Killed
 
-    settings = bench.settings.only("model")
+    settings = bench.settings.only("model", "index", "split")
     with pytest.raises(Killed):
         index.run(settings, bench.inputs("index"), Tools(tmp_path, "v1", kill))
     assert not (tmp_path / "engine.json").exists()

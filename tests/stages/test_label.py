@@ -23,7 +23,7 @@ def run(
             writer.writeheader()
             writer.writerows(lines)
         values["pairs.file"] = str(out / "pairs.csv")
-    settings = load_settings(base=bench.settings, values=values).only("pairs", "queries")
+    settings = load_settings(base=bench.settings, values=values).only("pairs", "queries", "feedback")
     result = label.run(settings, bench.inputs("label"), Tools(out))
     table = pq.read_table(out / "labelled.parquet")
     assert table.schema.equals(LABELLED)

@@ -15,8 +15,9 @@ from searchfit.config import load_settings
 from searchfit.encoders import load_encoder
 from searchfit.encoders.trained import Trained
 from searchfit.objectives.distill import listwise_kl
-from searchfit.records import Engine, StageResult
+from searchfit.records import LABELLED, Engine, StageResult
 from searchfit.search import ArrayCorpus
+from searchfit.similarity import score_pairs
 from searchfit.stages import Tools, mine, train
 from searchfit.teachers import PassageTexts
 from searchfit.training.lists import Lists
@@ -394,3 +395,59 @@ def test_losses_and_scores_are_told_to_tensorboard(bench: Any, few: dict[str, Pa
     events.Reload()
     assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses(tmp_path))
     assert events.Scalars("score")[0].step == 0
+
+
+@pytest.mark.parametrize("towers", ["query", "shared"])
+def test_labelled_dev_pairs_are_logged_beside_the_score(
+    bench: Any, few: dict[str, Path], tmp_path: Path, towers: str
+) -> None:
+    """The best row is what the encoder that is left gives; the log of a killed run is that of a whole one."""
+    pairs = pq.read_table(bench.path("pairs.parquet")).to_pylist()[:24]
+    texts = pq.read_table(bench.path("passages.parquet"))["text"].to_pylist()
+    rows = [
+        {
+            "query_id": "",
+            "query": pair["text"],
+            "text": texts[pair["passage"] if n % 2 else -1],
+            "label": float(n % 2),
+            "negatives": ["nothing of the sort"] if n == 3 else [],
+            "passage": -1,
+            "document": -1,
+            "split": "dev",
+        }
+        for n, pair in enumerate(pairs)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=LABELLED), tmp_path / "labelled.parquet")
+    inputs = {**few, "labelled.parquet": tmp_path / "labelled.parquet"}
+    values = {
+        "train.towers": towers,
+        "train.epochs": 1,
+        "train.objective": "mnr",
+        "train.learning_rate": 1e-4,
+    }
+    values |= {"train.checkpoint_steps": 1, "train.measure_steps": 2}
+
+    def kill(label: str, done: int, total: int, note: str = "") -> None:  # noqa: ARG001
+        if done == 3 and not note:
+            raise Killed
+
+    result = run(bench, tmp_path / "whole", inputs, **values)
+    with pytest.raises(Killed):
+        run(bench, tmp_path / "cut", inputs, progress=kill, **values)
+    run(bench, tmp_path / "cut", inputs, **values)
+    log = Path("models", "trained", "similarity.csv")
+    text = (tmp_path / "whole" / log).read_text(encoding="utf-8")
+    assert (tmp_path / "cut" / log).read_text(encoding="utf-8") == text
+    told = list(csv.DictReader(text.splitlines()))
+    scores = [row for row in course(tmp_path / "whole") if row["score"]]
+    assert [(row["epoch"], row["step"]) for row in told] == [(row["epoch"], row["step"]) for row in scores]
+    trained = Trained.load(tmp_path / "whole" / "models" / "trained")
+    encoder = trained.encoder(load_encoder(bench.settings.model), 1.0)
+    labelled = [(row["query"], row["text"], row["label"]) for row in rows]
+    labelled.append((rows[3]["query"], "nothing of the sort", 0.0))
+    asked = encoder.encode_queries([query for query, _, _ in labelled])
+    answers = encoder.encode_documents([text for _, text, _ in labelled])
+    figures = score_pairs((asked * answers).sum(axis=1), [label for _, _, label in labelled])
+    best = next(row for row in told if row["step"] == str(result.counts["best step"]))
+    for name, value in figures.items():
+        assert float(best[name]) == pytest.approx(value, abs=1e-4), name

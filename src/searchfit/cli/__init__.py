@@ -5,12 +5,44 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-from searchfit.cli import fitting, queries, searching
+from searchfit.cli import (
+    checking,
+    exporting,
+    feedback,
+    fitting,
+    growing,
+    judging,
+    queries,
+    reranking,
+    searching,
+    serving,
+    settings,
+    stores,
+)
 from searchfit.cli.app import app
 from searchfit.errors import SearchfitError, SettingsError
 from searchfit.training.crew import crew
 
-__all__ = ["app", "fitting", "main", "queries", "searching"]
+__all__ = [
+    "app",
+    "checking",
+    "exporting",
+    "feedback",
+    "fitting",
+    "growing",
+    "judging",
+    "main",
+    "queries",
+    "reranking",
+    "searching",
+    "serving",
+    "settings",
+    "stores",
+]
+
+
+_CARRY_ON = ("fit", "train", "generate", "train-reranker", "judge", "add", "update", "index")
+"""The commands that go on where they were interrupted."""
 
 
 def main() -> None:
@@ -27,7 +59,8 @@ def main() -> None:
         _fail(error, 1)
     except SystemExit as end:
         if end.code == 130:  # typer's, for KeyboardInterrupt
-            print("\ninterrupted; the same command carries on", file=sys.stderr)
+            more = "; the same command carries on" if sys.argv[1:2] and sys.argv[1] in _CARRY_ON else ""
+            print(f"\ninterrupted{more}", file=sys.stderr)
         raise
     except BrokenPipeError:
         sys.stderr.close()

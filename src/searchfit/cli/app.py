@@ -10,14 +10,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from searchfit.stages import Progress
 
+_FIRST = ("fit", "search", "status", "serve", "check", "evaluate", "compare", "judge", "feedback", "queries")
+"""The commands that help lists first, in this order."""
+
+
+class _Commands(TyperGroup):
+    """The commands in the order in which they are needed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
+
+
 app = typer.Typer(
     name="searchfit",
+    cls=_Commands,
     help="Fit a search engine to your own documents: no labels, one command, proven or left unchanged.",
     no_args_is_help=True,
     add_completion=False,
@@ -27,6 +41,23 @@ app = typer.Typer(
 
 WorkspacePath = Annotated[Path, Argument(metavar="WORKSPACE", help="folder that `searchfit fit` made")]
 AsJson = Annotated[bool, Option("--json", help="print JSON")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"searchfit {version('searchfit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, Option("--version", callback=_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    pass
 
 
 def command_line() -> str:

@@ -26,14 +26,20 @@ Generators = Annotated[
     Option(help="who writes the queries: phrases, t5[:MODEL], chat:MODEL, openai:MODEL; several with commas"),
 ]
 BaseUrl = Annotated[str, Option(help="server of openai:MODEL, for example http://127.0.0.1:11434/v1")]
-MaxQueries = Annotated[int, Option(min=0, help="write about this many queries at most")]
-MaxCost = Annotated[float, Option(min=0, help="stop writing queries before this much is spent")]
+MaxQueries = Annotated[
+    int, Option(min=0, help="write about this many queries at most; 0: as generate.max_queries says")
+]
+MaxCost = Annotated[float, Option(min=0, help="stop writing queries before this much is spent; 0: no limit")]
 Config = Annotated[Path | None, Option(help="settings as TOML")]
 Sets = Annotated[
-    list[str] | None, Option("--set", metavar="KEY=VALUE", help="any setting, section.key=value")
+    list[str] | None,
+    Option("--set", metavar="KEY=VALUE", help="any setting of `searchfit settings`, section.key=value"),
 ]
 Force = Annotated[list[str] | None, Option(metavar="STAGE", help="run this stage again")]
-DryRun = Annotated[bool, Option(help="say what would run and why, and stop")]
+Feedback = Annotated[
+    bool, Option("--feedback", help="learn from what readers of WORKSPACE judged and clicked")
+]
+DryRun = Annotated[bool, Option("--dry-run", help="say what would run and why, and stop")]
 Model = Annotated[
     list[str] | None, Option(help='"minilm", a model folder or a hub id; several are fitted and compared')
 ]
@@ -55,7 +61,9 @@ def fit(
     pairs: Annotated[
         str, Option(help="labelled pairs to train on: a table, a folder of them or of BEIR")
     ] = "",
+    feedback: Feedback = False,
     model: Model = None,
+    reranker: Annotated[str, Option(help="cross-encoder, a folder or a hub id, that competes")] = "",
     generator: Generators = "",
     base_url: BaseUrl = "",
     max_queries: MaxQueries = 0,
@@ -67,7 +75,7 @@ def fit(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read documents, write questions, tune, prove, and leave a search engine."""
+    """Fit a search engine to documents. Reads them, writes questions, tunes, proves, and leaves an engine."""
     named = {
         "source.source": source or ("pairs:" if pairs else ""),
         "source.text": tuple(text or ()),
@@ -75,13 +83,15 @@ def fit(
         "source.title": title,
         "queries.file": queries,
         "pairs.file": pairs,
+        "feedback.workspace": str(output.resolve()) if feedback else "",
         "model.name": model[0] if model else "",
+        "rerank.model": reranker,
         "generate.generator": generator,
         "openai.base_url": base_url,
         "generate.max_queries": max_queries,
         "generate.max_cost": max_cost,
     }
-    settings = _settings(None, config, set_, named)
+    settings = settings_of(None, config, set_, named)
     run = Run(force, until, dry_run, as_json)
     if model and len(model) > 1:
         _compare(output, settings, tuple(model), run)
@@ -95,14 +105,16 @@ def train(
     pairs: Annotated[
         str, Option(help="labelled pairs to train on: a table, a folder of them or of BEIR")
     ] = "",
+    feedback: Feedback = False,
     config: Config = None,
     set_: Sets = None,
     force: Force = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a workspace again with other settings; what wins is served, and what holds is not redone."""
-    settings = _settings(workspace, config, set_, {"pairs.file": pairs})
+    """Train again with other settings. What wins is served, and what holds is not redone."""
+    named = {"pairs.file": pairs, "feedback.workspace": str(workspace.resolve()) if feedback else ""}
+    settings = settings_of(workspace, config, set_, named)
     _work(workspace, settings, Run(force, "report", dry_run, as_json))
 
 
@@ -126,7 +138,7 @@ def generate(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Only write questions and screen them; `searchfit queries` and `searchfit export` show them."""
+    """Only write questions and screen them. `searchfit queries` and `searchfit export` show them."""
     named = {
         "source.source": source,
         "source.text": tuple(text or ()),
@@ -137,7 +149,7 @@ def generate(
         "generate.max_queries": max_queries,
         "generate.max_cost": max_cost,
     }
-    settings = _settings(None if source else output, config, set_, named)
+    settings = settings_of(None if source else output, config, set_, named)
     _work(output, settings, Run(force, "screen", dry_run, as_json))
 
 
@@ -151,7 +163,7 @@ class Run:
     as_json: bool
 
 
-def _settings(
+def settings_of(
     workspace: Path | None, config: Path | None, sets: list[str] | None, named: dict[str, Any]
 ) -> Settings:
     """Settings from the options that were given, over those of a workspace where one is named."""

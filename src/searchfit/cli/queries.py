@@ -1,4 +1,4 @@
-"""Commands over the generated queries: queries, export."""
+"""The command over the generated queries."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import re
 import sys
 from itertools import islice
-from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Option
@@ -28,7 +27,7 @@ def queries(
     limit: Annotated[int, Option(min=0, help="how many; 0: all")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List the generated queries, kept and dropped, with the reasons."""
+    """List the generated queries. Kept ones and dropped ones, with the reasons."""
     from searchfit.screened import Wanted, screened_queries
 
     found = screened_queries(workspace, Wanted(kept, reason, style, generator, document, contains))
@@ -48,23 +47,3 @@ def _line(record: dict[str, Any]) -> str:
     cells = (record["passage_id"], record["style"], record["generator"], verdict, record["text"])
     passage, style, generator, said, text = (_CONTROL.sub(" ", str(cell)) for cell in cells)
     return f"{passage:24}  {style:12}  {generator:10}  {said:40}  {text}"
-
-
-@app.command()
-def export(
-    workspace: WorkspacePath,
-    pairs: Annotated[Path, Option(metavar="DIR", help="folder to make, for the kept queries with passages")],
-    format_: Annotated[
-        str, Option("--format", help="tsv, csv, jsonl, parquet, sentence-transformers or beir")
-    ] = "jsonl",
-    split: Annotated[str, Option(help="train, dev, test or all")] = "all",
-    as_json: AsJson = False,
-) -> None:
-    """Write the kept queries with their passages, to train or test other models."""
-    from searchfit.export import export_pairs
-
-    done = export_pairs(workspace, pairs, format_, split)
-    if as_json:
-        print(json.dumps({"pairs": done.pairs, "files": list(done.files)}, ensure_ascii=False))
-    else:
-        print(f"pairs {done.pairs}, files {len(done.files)}: {pairs}", file=sys.stderr)

@@ -5,40 +5,83 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
 from searchfit.cli.app import AsJson, WorkspacePath, app, console
 from searchfit.cli.fitting import show_leaderboard
+from searchfit.errors import SearchfitError, SettingsError
 
 if TYPE_CHECKING:
     from searchfit.records import Hit
+    from searchfit.search import Searcher
+    from searchfit.workspace import Workspace
 
 
 @app.command()
 def search(
     workspace: WorkspacePath,
-    query: Annotated[str, Argument(help="words or a question")],
+    query: Annotated[str, Argument(help="words or a question")] = "",
     k: Annotated[int, Option("-k", min=1, help="how many results")] = 10,
     where: Annotated[str | None, Option(help='filter, for example "price < 300000 and rooms >= 3"')] = None,
-    passages: Annotated[bool, Option(help="every passage, not the best one of each document")] = False,
+    passages: Annotated[
+        bool, Option("--passages", help="every passage, not the best one of each document")
+    ] = False,
+    rerank: Annotated[bool, Option(help="by the engine's re-ranker, if it has one")] = True,
+    offset: Annotated[int, Option(min=0, help="leave out so many of the first results")] = 0,
+    dense: Annotated[bool, Option(help="search by vectors")] = True,
+    keyword: Annotated[bool, Option(help="search by words")] = True,
+    explain: Annotated[
+        bool, Option("--explain", help="show every score and rank that led to a result")
+    ] = False,
+    queries: Annotated[
+        str, Option(help="a file of questions to answer at once: .txt, .csv, .jsonl or a BEIR folder")
+    ] = "",
+    run: Annotated[Path | None, Option(help="where their rankings go, in TREC format")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search a fitted workspace."""
+    """Search a fitted workspace. One question, or with --queries and --run many at once."""
+    from searchfit.request import Switches
     from searchfit.search import open_searcher
 
-    hits = open_searcher(workspace).search(query, k, where, passages)
+    if bool(queries) != (run is not None) or bool(queries) == bool(query):
+        raise SettingsError("expected a question, or a file of questions with --queries and --run.")
+    searcher = open_searcher(workspace)
+    if run is not None:
+        _batch(searcher, (queries, run), k, where)
+        return
+    switches = Switches(dense=dense, keyword=keyword, rerank=rerank, explain=explain)
+    hits = searcher.search(query, k, where, passages, offset, switches)
     if as_json:
         print(json.dumps([hit.to_dict() for hit in hits], ensure_ascii=False, default=str))
         return
     if not hits:
         print("no results" + (" pass the filter" if where else ""), file=sys.stderr)
     for hit in hits:
-        _print_hit(hit)
+        _print_hit(hit, explain)
 
 
-def _print_hit(hit: Hit) -> None:
+def _batch(searcher: Searcher, files: tuple[str, Path], k: int, where: str | None) -> None:
+    from searchfit.config import QueriesSettings
+    from searchfit.metrics import write_run
+    from searchfit.sources.queries import read_queries
+
+    asked = read_queries(QueriesSettings(file=files[0])).queries
+    found = searcher.search_many([text for _, text in asked], k, where)
+    names = iter(searcher.document_ids(found.rows[found.rows >= 0]))
+    rankings = {
+        id_: [(next(names), float(score)) for row, score in zip(rows, scores, strict=True) if row >= 0]
+        for (id_, _), rows, scores in zip(asked, found.rows, found.scores, strict=True)
+    }
+    try:
+        write_run(files[1], "searchfit", rankings)
+    except OSError as error:
+        raise SearchfitError(f"the run {files[1]} cannot be written: {error.strerror}.") from error
+    console().print(f"{len(asked)} questions answered in {files[1]}", highlight=False, markup=False)
+
+
+def _print_hit(hit: Hit, explain: bool) -> None:
     from rich.text import Text
 
     screen = console(stderr=False)
@@ -55,11 +98,14 @@ def _print_hit(hit: Hit) -> None:
     for start, end in hit.highlights:
         line.stylize("bold cyan", start, end)
     screen.print(Text("   ") + Text(" ").join(line.split()))
+    if explain:
+        scores = ", ".join(f"{name} {value:g}" for name, value in hit.scores.items())
+        screen.print(f"   {scores}", highlight=False, markup=False)
 
 
 @app.command()
 def status(workspace: WorkspacePath, as_json: AsJson = False) -> None:
-    """Show what a workspace holds and which engine it serves."""
+    """Show what a workspace holds and serves."""
     from searchfit.workspace import Workspace
 
     place = Workspace(workspace)
@@ -67,8 +113,9 @@ def status(workspace: WorkspacePath, as_json: AsJson = False) -> None:
     manifest = place.manifest()
     board = place.artefact("leaderboard.json")
     if as_json:
-        compared = {"leaderboard": json.loads(board.read_text(encoding="utf-8"))} if board.exists() else {}
-        print(json.dumps({**manifest, **compared}, ensure_ascii=False))
+        more: dict[str, Any] = {"leaderboard": json.loads(board.read_text("utf-8"))} if board.exists() else {}
+        store = {"store": _store(workspace)} if _store(workspace) else {}
+        print(json.dumps({**manifest, **more, **_index(place), **store}, ensure_ascii=False))
         return
     if board.exists():
         show_leaderboard(place)
@@ -88,6 +135,44 @@ def status(workspace: WorkspacePath, as_json: AsJson = False) -> None:
         highlight=False,
         markup=False,
     )
+    if store_ := _store(workspace):
+        screen.print(f"store     {store_}: search reads from there", highlight=False, markup=False)
+    for index in _index(place).values():
+        screen.print(
+            f"index     version {index['generation']} in {index['segments']} segments: {index['passages']} "
+            f"passages; since the fit {index['added']} added, {index['removed']} removed, "
+            f"{index['share']:.1%} changed" + ("; a new fit would pay" if index["refit"] else ""),
+            highlight=False,
+            markup=False,
+        )
+
+
+def _store(workspace: Path) -> str:
+    """The address, without a password, of the store elsewhere that is searched; "" for the own index."""
+    from searchfit.stores.address import Address
+    from searchfit.stores.push import kept
+
+    url = kept(workspace)
+    return str(Address(url)) if url else ""
+
+
+def _index(place: Workspace) -> dict[str, dict[str, Any]]:
+    """The version of the index that is served and how far it has moved from the fit, as {"index": ...}."""
+    from dataclasses import asdict
+
+    from searchfit.stores.versions import drift, open_index
+
+    served = place.served()
+    if served is None:
+        return {}
+    opened = open_index(place.artefact(served["index"]))
+    moved = drift(opened)
+    known = {"generation": opened.version.generation, "segments": len(opened.version.segments)}
+    return {"index": {**known, "passages": opened.store.count(), **asdict(moved), "refit": moved.refit}}
+
+
+_SHOWN = ("ndcg@10", "mrr@10", "recall@10")
+"""The metrics of the table; the others are in the JSON."""
 
 
 @app.command()
@@ -96,24 +181,41 @@ def evaluate(
     folder: Annotated[Path, Argument(metavar="BEIR_DIR", help="folder with queries.jsonl and qrels/")],
     split: Annotated[str, Option(help="which qrels/SPLIT.tsv")] = "test",
     run: Annotated[Path | None, Option(help="write the chosen engine's TREC run here")] = None,
+    model: Annotated[list[str] | None, Option(help="another model to compare; repeatable")] = None,
+    run_file: Annotated[list[Path] | None, Option(help="a TREC run to compare; repeatable")] = None,
+    metric: Annotated[list[str] | None, Option(help="one more metric, say precision@5; repeatable")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score the chosen engine and the baselines on judged questions."""
-    from searchfit.judged import evaluate_judged
+    """Score a workspace on judged questions. The chosen engine, the baselines, and what else you name.
 
-    outcome = evaluate_judged(workspace, folder, split, run)
+    The table shows the main metrics and those of --metric; --json has all.
+    """
+    from searchfit.judged import Beside, evaluate_judged
+
+    beside = Beside(tuple(model or ()), tuple(run_file or ()), tuple(metric or ()))
+    outcome = evaluate_judged(workspace, folder, split, run, beside)
     if as_json:
         print(json.dumps(outcome.to_dict(), ensure_ascii=False))
         return
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, header_style="bold")
-    table.add_column("system")
-    for name in next(iter(outcome.systems.values())):
+    table.add_column("system", overflow="fold")
+    shown = [
+        name
+        for name in next(iter(outcome.systems.values()))
+        if name in _SHOWN or name in {one.lower() for one in beside.metrics}
+    ]
+    for name in shown:
+        table.add_column(name, justify="right")
+    for name in ("gain", "p"):
         table.add_column(name, justify="right")
     for system, row in outcome.systems.items():
-        table.add_row(system, *(f"{value:.4f}" for value in row.values()))
+        found = outcome.compared.get(system)
+        gain = (f"{found['gain']:+.4f}", f"{found['p_holm']:.4f}") if found else ("", "")
+        table.add_row(Text(system), *(f"{row[name]:.4f}" for name in shown), *gain)
     screen = console(stderr=False)
     screen.print(table)
-    for note in outcome.notes:
+    for note in (*outcome.notes, outcome.said()):
         console().print(note, highlight=False, markup=False)

@@ -11,15 +11,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
+from searchfit.config.reference import Group, groups, only, reference_markdown, reference_toml
 from searchfit.config.sections import (
     ChatSettings,
     ChooseSettings,
     EngineSettings,
     EvaluateSettings,
+    FeedbackSettings,
     GenerateSettings,
     HoldoutSettings,
+    IndexSettings,
     KeywordSettings,
     MineSettings,
     ModelSettings,
@@ -29,6 +32,8 @@ from searchfit.config.sections import (
     PromptSettings,
     QueriesSettings,
     ReencodeSettings,
+    RerankSettings,
+    RerankTrainingSettings,
     ScreenSettings,
     Section,
     SourceSettings,
@@ -36,6 +41,7 @@ from searchfit.config.sections import (
     T5Settings,
     TrainSettings,
 )
+from searchfit.config.serving import ServeSettings, serve_settings
 from searchfit.errors import SettingsError
 from searchfit.toml import read_toml, toml_or_text, toml_value
 
@@ -44,8 +50,10 @@ __all__ = [
     "ChooseSettings",
     "EngineSettings",
     "EvaluateSettings",
+    "FeedbackSettings",
     "GenerateSettings",
     "HoldoutSettings",
+    "IndexSettings",
     "KeywordSettings",
     "MineSettings",
     "ModelSettings",
@@ -55,7 +63,10 @@ __all__ = [
     "PromptSettings",
     "QueriesSettings",
     "ReencodeSettings",
+    "RerankSettings",
+    "RerankTrainingSettings",
     "ScreenSettings",
+    "ServeSettings",
     "Settings",
     "SourceSettings",
     "SplitSettings",
@@ -63,6 +74,10 @@ __all__ = [
     "TrainSettings",
     "known_keys",
     "load_settings",
+    "reference",
+    "reference_markdown",
+    "reference_toml",
+    "serve_settings",
     "to_toml",
 ]
 
@@ -70,10 +85,11 @@ __all__ = [
 class Settings(Section):
     """All settings of a fit."""
 
-    seed: int = 13
+    seed: int = Field(13, description="of all that is drawn by chance")
     source: SourceSettings = SourceSettings()
     queries: QueriesSettings = QueriesSettings()
     pairs: PairsSettings = PairsSettings()
+    feedback: FeedbackSettings = FeedbackSettings()
     split: SplitSettings = SplitSettings()
     model: ModelSettings = ModelSettings()
     keyword: KeywordSettings = KeywordSettings()
@@ -89,8 +105,11 @@ class Settings(Section):
     train: TrainSettings = TrainSettings()
     reencode: ReencodeSettings = ReencodeSettings()
     engine: EngineSettings = EngineSettings()
+    rerank: RerankSettings = RerankSettings()
+    rerank_training: RerankTrainingSettings = RerankTrainingSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     choose: ChooseSettings = ChooseSettings()
+    index: IndexSettings = IndexSettings()
 
     def only(self, *sections: str) -> Settings:
         """A copy that holds just these sections; reading another one raises AttributeError."""
@@ -163,6 +182,12 @@ def known_keys() -> list[str]:
     for name, value in Settings().model_dump().items():
         keys += [f"{name}.{key}" for key in value] if isinstance(value, dict) else [name]
     return keys
+
+
+def reference(section: str = "") -> list[Group]:
+    """Every setting with its type, default and meaning, by section. Raises SettingsError for a section that
+    is none."""
+    return only(groups(Settings()), section)
 
 
 def to_toml(settings: Settings) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator
 
 
 class Section(BaseModel):
@@ -51,6 +51,26 @@ class PairsSettings(Section):
     label: str = Field("", description="column of the label: 1 answers, 0 does not; or graded")
     negatives: tuple[str, ...] = Field((), description="column(s) of texts that do not answer")
     split: str = Field("train", description="which qrels of a BEIR folder, or SPLIT.* of a folder, to use")
+
+
+class FeedbackSettings(Section):
+    """What readers judged and clicked, see `searchfit feedback`."""
+
+    workspace: str = Field(
+        "", description="workspace whose judgements and clicks are used; empty: none; --feedback: its own"
+    )
+    min_questions: int = Field(
+        40, ge=1, description="so many judged questions evaluate; fewer are only kept out of training"
+    )
+    max_questions: int = Field(
+        200, ge=1, description="judged questions that evaluate, dev and test together; further ones train"
+    )
+    click_bias: float = Field(
+        1.0, ge=0, description="a click at rank r weighs r to this power, at most 5; 0: all weigh 1"
+    )
+    click_weight: float = Field(
+        6.0, gt=0, description="weight of the clicks on a document from which it is an answer to train on"
+    )
 
 
 class SplitSettings(Section):
@@ -211,6 +231,11 @@ class HoldoutSettings(Section):
     dev: float = Field(0.1, gt=0, lt=0.5, description="share of documents for choosing")
     test: float = Field(0.1, gt=0, lt=0.5, description="share of documents for the report")
     near_duplicate: float = Field(0.7, gt=0, le=1, description="Jaccard similarity of word shingles")
+    judge: str = Field(
+        "auto",
+        description="generator whose questions are dev and test, while those of the others train; "
+        "auto: the last of several; any: no such rule",
+    )
 
 
 class MineSettings(Section):
@@ -284,6 +309,42 @@ class EngineSettings(Section):
 
     units: Literal["passage", "sentence", "both"] = Field("both", description="what is encoded")
     keyword_weight: float = Field(1.0, ge=0, description="weight of the keyword leg beside the dense one")
+    fusion: Literal["scores", "rrf"] = Field(
+        "scores", description="what is summed over the legs: scores, or reciprocal ranks"
+    )
+
+
+class RerankSettings(Section):
+    """A cross-encoder that reads the best results again; used where it is better for sure."""
+
+    model: str = Field("", description="cross-encoder, a folder or a hub id, that competes; empty: none")
+    depth: int = Field(20, ge=2, le=1000, description="results that are read again for each query")
+    weights: tuple[PositiveFloat, ...] = Field(
+        (0.5, 2.0), min_length=1, description="of its scores beside the first ones; each competes"
+    )
+    max_queries: int = Field(
+        300, ge=10, description="dev and test questions, each, that all are compared on when one competes"
+    )
+
+
+class RerankTrainingSettings(Section):
+    """How `searchfit train-reranker` fits one."""
+
+    base: str = Field("minilm", description="an encoder, which gets a new head, or a cross-encoder")
+    objective: Literal["listwise", "bce", "margin-mse"] = Field(
+        "listwise", description="listwise: the own passage against its negatives; margin-mse: as the teacher"
+    )
+    max_queries: int = Field(2000, ge=1, description="training queries, sampled evenly")
+    negatives: int = Field(4, ge=1, description="of each query in each epoch, from the teacher's ranking")
+    depth: int = Field(30, ge=1, description="the last rank that they come from")
+    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(8, ge=1, description="queries a step, each with its own passage and negatives")
+    learning_rate: float = Field(3e-5, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.1, ge=0, le=1, description="share of steps over which the rate rises")
+    checkpoint_steps: int = Field(25, ge=1, description="a killed run loses at most this many steps")
+    measures: int = Field(2, ge=1, description="how often it is scored on dev; the best weights are kept")
+    dev_queries: int = Field(50, ge=1, description="dev questions of such a score")
 
 
 class EvaluateSettings(Section):
@@ -295,6 +356,19 @@ class EvaluateSettings(Section):
         30, ge=1, description="with as many labelled questions on held-out documents, they judge"
     )
     max_queries: int = Field(2000, ge=10, description="dev and test queries, each, sampled evenly")
+    metrics: tuple[str, ...] = Field(
+        (), description="more of them, beside those that are always there: precision@5, hit@3, map@100 ..."
+    )
+    whiten: bool = Field(True, description="compare whitened vectors, a baseline that nothing is trained for")
+    models: tuple[str, ...] = Field(
+        (), description="other models to compare, folders or hub ids; each encodes the corpus once"
+    )
+    runs: tuple[str, ...] = Field(
+        (), description="TREC run files of other engines on your judged questions, to compare"
+    )
+    leak_share: float = Field(
+        0.6, gt=0, le=1, description="share of a held-out passage's word runs in one training text: a leak"
+    )
 
 
 class ChooseSettings(Section):
@@ -303,3 +377,19 @@ class ChooseSettings(Section):
     alpha: float = Field(0.05, gt=0, lt=1, description="p-value below which a gain on dev counts")
     permutations: int = Field(10_000, ge=100)
     bootstrap: int = Field(2_000, ge=100)
+
+
+class IndexSettings(Section):
+    """How the index is laid out, and how deep search reads it."""
+
+    exact_passages: int = Field(
+        100_000, ge=1000, description="with more passages, an approximate index of their vectors is built"
+    )
+    recall: float = Field(
+        0.98, gt=0.5, lt=1, description="share of the true ten nearest that it has to find, measured"
+    )
+    exact_sentences: int = Field(
+        200_000, ge=0, description="with more sentences, only those of passages that were found are compared"
+    )
+    candidates: int = Field(200, ge=10, description="passages that each leg then gives")
+    merge: int = Field(8, ge=2, description="small segments that additions leave before they are merged")

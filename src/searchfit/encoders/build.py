@@ -101,6 +101,11 @@ def remarks(folder: Path, model: SentenceTransformer, settings: ModelSettings) -
     )
 
 
+def has_two_towers(folder: Path) -> bool:
+    """Whether a saved model reads queries and documents with weights of their own."""
+    return any((folder / sub).is_dir() for sub in ("document_0_Transformer", "query_0_Transformer"))
+
+
 def transformer_folder(folder: Path) -> Path:
     """Where in a model's folder its (document tower's) transformer and tokenizer lie."""
     return next((folder / sub for sub in _TRANSFORMER_FOLDERS if (folder / sub).is_dir()), folder)
@@ -108,18 +113,27 @@ def transformer_folder(folder: Path) -> Path:
 
 def window(folder: Path) -> int:
     """The most tokens that a transformer's folder allows for a text, special tokens included."""
-    limits = []
+    limits = positions(folder)
     for file, key in (
         ("tokenizer_config.json", "model_max_length"),
         ("sentence_bert_config.json", "max_seq_length"),
-        ("config.json", "max_position_embeddings"),
-        ("config.json", "n_positions"),
     ):
-        held = json.loads((folder / file).read_text(encoding="utf-8")) if (folder / file).exists() else {}
-        if limit := held.get(key):
-            shifted = file == "config.json" and held.get("model_type") in _SHIFTED
-            limits.append(int(limit) - (held.get("pad_token_id", 1) + 1 if shifted else 0))
+        if limit := _held(folder / file).get(key):
+            limits.append(int(limit))
     return min(limits, default=512)
+
+
+def positions(folder: Path) -> list[int]:
+    """How many tokens a transformer has positions for, as often as its folder says so."""
+    held = _held(folder / "config.json")
+    taken = held.get("pad_token_id", 1) + 1 if held.get("model_type") in _SHIFTED else 0
+    said = [held.get(key) for key in ("max_position_embeddings", "n_positions")]
+    return [int(limit) - taken for limit in said if limit]
+
+
+def _held(file: Path) -> dict[str, Any]:
+    held: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return held
 
 
 def same(one: Sequence[Any], other: Sequence[Any]) -> bool:

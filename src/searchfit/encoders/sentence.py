@@ -26,6 +26,7 @@ from searchfit.encoders.build import (
     transformer_folder,
     window,
 )
+from searchfit.encoders.threads import one_thread
 from searchfit.errors import ModelError
 from searchfit.fusion import Floats, Vectors
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 # Padded tokens in one forward pass. On a CPU a batch whose activations stay in cache is the fastest.
 _BATCH_TOKENS = {"cpu": 2_600, "gpu": 65_536}
+_SHORT = 200  # characters of a text that one thread reads as fast as several
 
 # Names under which sentence-transformers models keep the text to put before a document.
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
@@ -161,6 +163,11 @@ class SentenceEncoder:
                 own[found] = self._headed(means[found])
         return vectors, inner
 
+    def count(self, texts: Sequence[str]) -> int:
+        """Tokens of the texts together, special tokens included, not truncated."""
+        rows = self.model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        return sum(map(len, rows))
+
     @cached_property
     def late_pooling(self) -> bool:
         """Whether the document tower is a transformer, a mean over tokens, and at most a head."""
@@ -225,7 +232,9 @@ class SentenceEncoder:
 
     def _forward(self, texts: list[str], task: Literal["query", "document"]) -> Vectors:
         encode = self.model.encode_query if task == "query" else self.model.encode_document
-        with self.autocast():
+        # A question is too little work to share: threads that wait for one another cost more than they save.
+        alone = len(texts) == 1 and len(texts[0]) < _SHORT and self.model.device.type == "cpu"
+        with self.autocast(), one_thread() if alone else contextlib.nullcontext():
             vectors: Any = encode(
                 texts,
                 batch_size=len(texts),
@@ -237,11 +246,7 @@ class SentenceEncoder:
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bf16 arithmetic where the hardware is fast at it."""
-        import torch
-
-        if not self.bf16:
-            return contextlib.nullcontext()
-        return torch.autocast(self.model.device.type, dtype=torch.bfloat16)
+        return autocast(self.model.device, self.bf16)
 
     def tower(self, task: Literal["query", "document"]) -> SentenceTransformer:
         """A copy of one tower, to be trained; this encoder stays as it is."""
@@ -368,6 +373,13 @@ def usable_cores() -> int:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()[:2]
         cores = min(cores, max(1, round(int(quota) / int(period))))
     return cores
+
+
+def autocast(device: torch.device, bf16: bool) -> contextlib.AbstractContextManager[Any]:
+    """A context of bf16 arithmetic, or of none."""
+    import torch
+
+    return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
 
 
 def has_fast_bf16(device: Any) -> bool:

@@ -26,11 +26,12 @@ def silent(label: str, done: int, total: int, note: str = "") -> None:
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What the pipeline lends a stage: the folder to write to, the key of this run (a hash of settings and
-    inputs), whom to tell of progress, the ledger of generators (outlives runs; None: beside the output), and
-    whether the user forced the stage."""
+    inputs), whom to tell of progress, the ledger of generators (outlives runs; None: beside the output),
+    whether the user forced the stage, and a folder of vectors that outlive runs (None: beside the output)."""
 
     output: Path
     key: str = ""
     progress: Progress = silent
     ledger: Path | None = None
     forced: bool = False
+    cache: Path | None = None

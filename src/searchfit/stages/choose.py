@@ -2,9 +2,10 @@
 
 Generated questions copy words from their passages, so on them keyword search, and with it every blend, is
 close to perfect and hides what tuning did. There the dense legs are compared, and the blend has only to be
-no worse for sure. On the user's own judged questions the blends themselves are compared. Of the merges that
-win, the one nearest to the untuned weights that keeps most of the gain is taken: on real questions, which
-are unlike generated ones, full tuning overshoots (docs/lab.md).
+no worse for sure. On the user's own judged questions the blends themselves are compared; where these are too
+few to tell, the dense legs, of which more is to be seen, and the blend has to gain by its mean. Of the merges
+that win, the one nearest to the untuned weights that keeps most of the gain is taken: on real questions,
+which are unlike generated ones, full tuning overshoots (docs/lab.md).
 """
 
 from __future__ import annotations
@@ -15,35 +16,42 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from searchfit.config import Settings
 from searchfit.encoders import load_encoder
+from searchfit.encoders.cross import CrossEncoder
 from searchfit.encoders.trained import Trained
+from searchfit.keyword import KeywordIndex
 from searchfit.records import Engine, StageResult
-from searchfit.significance import compare
+from searchfit.reporting.card import model_card
+from searchfit.reporting.evidence import Evidence
+from searchfit.rerank import first_stage
+from searchfit.significance import compare, holm
 from searchfit.stages import Tools
-from searchfit.workspace import write_json
+from searchfit.workspace import write_bytes, write_json
 
-VERSION = 1
+VERSION = 3
 
 _BASELINES = ("untuned dense", "untuned blend", "untuned engine")
-_EXAMPLES = 10
 _KEPT_GAIN = 2 / 3  # share of the best gain that a smaller move must keep
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
-    """Write evaluation/choice.json and models/tuned/, the model that search will use."""
+    """Write evaluation/choice.json, models/tuned/, the model that search will use, with its model card, and
+    models/reranker/, its re-ranker, empty where there is none."""
     systems = json.loads((inputs["evaluation/systems.json"]).read_text(encoding="utf-8"))
     table = pq.read_table(inputs["evaluation/queries.parquet"])
     chosen, deciding, reason = _choose(systems, table, settings)
-    engine = Engine(**chosen["engine"])
-    on_test = {name: _compare(table, "test", (name, engine.name), settings) for name in _BASELINES}
     untuned, tuned = (
         _dense_leg(systems["systems"], system)["name"] for system in (_untuned(systems), chosen)
     )
+    tested, reranking = _reranked(systems, table, chosen, settings)
+    if tested is not None:
+        chosen = tested
+    engine = Engine(**chosen["engine"])
+    on_test = {name: _compare(table, "test", (name, engine.name), settings) for name in _BASELINES}
     choice: dict[str, Any] = {
         "chosen": engine.to_dict(),
         "system": engine.name,
@@ -51,15 +59,31 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
         "tuned": engine.query_tower > 0,
         "reason": reason,
         "dev": deciding,
+        "reranking": reranking,
         "test": {name: found for name, found in on_test.items() if found},
         "dense_leg": _compare(table, "test", (untuned, tuned), settings),
-        **_examples(inputs, systems, table, engine.name),
+        "compared": _all_compared(systems, table, settings),
     }
     write_json(tools.output / "evaluation" / "choice.json", choice)
-    _save_model(settings, Trained.load(inputs["models/trained"]), engine, tools.output / "models" / "tuned")
+    model = tools.output / "models" / "tuned"
+    _save_model(settings, Trained.load(inputs["models/trained"]), engine, model)
+    _save_reranker(settings, engine, tools.output / "models" / "reranker")
+    card = model_card(Evidence({}, systems, choice, table), settings.model, _language(inputs["keyword"]))
+    write_bytes(model / "README.md", card.encode())
     gain = (on_test["untuned dense"] or {}).get("gain")
     counts = {"chosen": engine.name, "test gain over untuned dense": "-" if gain is None else round(gain, 4)}
-    return StageResult(counts=counts, notes=(reason,))
+    return StageResult(counts=counts, notes=(reason, *filter(None, [reranking])))
+
+
+def _all_compared(
+    evidence: Mapping[str, Any], table: pa.Table, settings: Settings
+) -> dict[str, dict[str, Any]]:
+    """Every system against the untuned engine on test, with `p_holm`: p corrected for so many comparisons."""
+    base = _untuned(evidence)["name"]
+    each = {s["name"]: _compare(table, "test", (base, s["name"]), settings) for s in evidence["systems"]}
+    found = {name: one for name, one in each.items() if one}
+    corrected = holm([one["p"] for one in found.values()])
+    return {name: {**one, "p_holm": p} for (name, one), p in zip(found.items(), corrected, strict=True)}
 
 
 def _choose(
@@ -75,24 +99,52 @@ def _choose(
         return untuned, None, "There are no dev questions to judge by, so the untuned model was kept."
 
     judged = evidence["questions"] == "judged"
-    compared: dict[str, dict[str, Any]] = {}
-    for system in tuned:
-        pair = (untuned, system) if judged else (_dense_leg(systems, untuned), _dense_leg(systems, system))
-        found = _compare(table, "dev", (pair[0]["name"], pair[1]["name"]), settings)
-        compared[system["name"]] = found or {}
-    best = max(compared.values(), key=lambda found: float(found["gain"]))
-    for system in sorted(tuned, key=lambda system: float(system["engine"]["query_tower"])):
-        found = compared[system["name"]]
-        sure = found["gain"] > 0 and found["p"] < settings.choose.alpha
-        on_dev = _compare(table, "dev", (untuned["name"], system["name"]), settings) or {}
-        worse = on_dev["gain"] < 0 and on_dev["p"] < settings.choose.alpha
-        if sure and found["gain"] >= _KEPT_GAIN * best["gain"] and not worse:
-            return system, found, f"{_figures(found)}, and the whole engine is not worse."
+    whole = {system["name"]: _on_dev(table, untuned, system, settings) for system in tuned}
+    base = _dense_leg(systems, untuned)
+    legs = {s["name"]: _on_dev(table, base, _dense_leg(systems, s), settings) for s in tuned}
+    for compared in (whole, legs) if judged else (legs,):
+        best = max(compared.values(), key=lambda found: float(found["gain"]))
+        for system in sorted(tuned, key=lambda system: float(system["engine"]["query_tower"])):
+            found, engine = compared[system["name"]], whole[system["name"]]
+            sure = found["gain"] > 0 and found["p"] < settings.choose.alpha
+            lost = engine["gain"] < 0 and engine["p"] < settings.choose.alpha
+            kept = engine["gain"] > 0 if judged else not lost
+            if sure and found["gain"] >= _KEPT_GAIN * best["gain"] and kept:
+                return system, found, f"{_figures(found)}, and the whole engine is not worse."
+    best = max((whole if judged else legs).values(), key=lambda found: float(found["gain"]))
     return (
         untuned,
         best,
         f"No tuned engine was better for sure, so the untuned one was kept. {_figures(best)}.",
     )
+
+
+def _on_dev(
+    table: pa.Table, before: Mapping[str, Any], after: Mapping[str, Any], settings: Settings
+) -> dict[str, Any]:
+    return _compare(table, "dev", (before["name"], after["name"]), settings) or {}
+
+
+def _reranked(
+    evidence: Mapping[str, Any], table: pa.Table, chosen: Mapping[str, Any], settings: Settings
+) -> tuple[dict[str, Any] | None, str]:
+    """The chosen system with its re-ranker where that is better on dev for sure, and a sentence about it.
+
+    The weight with the best mean on dev is tested, at a level divided by their number (Bonferroni).
+    """
+    first = first_stage(Engine(**chosen["engine"]))
+    tried = [
+        system
+        for system in evidence["systems"]
+        if system["kind"] == "re-ranked" and first_stage(Engine(**system["engine"])) == first
+    ]
+    if not tried or not evidence["counts"]["dev"]:
+        return None, ""
+    best = max(tried, key=lambda system: float(system["dev"]["ndcg@10"]))
+    found = _on_dev(table, chosen, best, settings)
+    if found["gain"] > 0 and found["p"] * len(tried) < settings.choose.alpha:
+        return best, f"The re-ranker is used. {_figures(found)}."
+    return None, f"The re-ranker was not better for sure and is not used. {_figures(found)}."
 
 
 def _untuned(evidence: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,45 +182,17 @@ def _compare(
     return {"before": before, "after": after, **found.to_dict()}
 
 
-def _examples(
-    inputs: Mapping[str, Path], systems: Mapping[str, Any], table: pa.Table, chosen: str
-) -> dict[str, Any]:
-    """The largest gains and losses on test, and the user's unjudged questions, before and after."""
-    documents = pq.read_table(inputs["documents.parquet"], columns=["id", "title"])
-    top = pq.read_table(inputs["evaluation/top.parquet"])
-    before, after = table["untuned dense"].to_numpy(), table[chosen].to_numpy()
-    gain = np.where(table["split"].to_numpy() == "test", after - before, 0)
-    order = np.argsort(gain, kind="stable")
+def _language(keyword: Path) -> str:
+    """The language of the corpus, as the keyword index took it."""
+    return KeywordIndex.load(keyword).analyzer.language
 
-    def results(name: str, row: int, relevant: list[str]) -> list[dict[str, Any]]:
-        rows = [int(i) for i in top[name][row].as_py()[:5] if i >= 0]
-        some = documents.take(rows).to_pylist()
-        return [{"id": d["id"], "title": d["title"], "relevant": d["id"] in relevant} for d in some]
 
-    def example(row: int) -> dict[str, Any]:
-        query = table.slice(row, 1).to_pylist()[0]
-        titles = dict(zip(documents["id"].to_pylist(), documents["title"].to_pylist(), strict=True))
-        return {
-            "query": query["text"],
-            "style": query["style"],
-            "before": float(before[row]),
-            "after": float(after[row]),
-            "relevant": [{"id": id_, "title": titles.get(id_, "")} for id_ in query["relevant"][:5]],
-            "top_before": results("untuned dense", row, query["relevant"]),
-            "top_after": results(chosen, row, query["relevant"]),
-        }
-
-    unjudged = [
-        {
-            "query": text,
-            "top_before": results("untuned dense", len(table) + i, []),
-            "top_after": results(chosen, len(table) + i, []),
-        }
-        for i, text in enumerate(systems["unjudged"][:50])
-    ]
-    gains = [example(int(row)) for row in order[::-1][:_EXAMPLES] if gain[row] > 0]
-    losses = [example(int(row)) for row in order[:_EXAMPLES] if gain[row] < 0]
-    return {"examples": {"gains": gains, "losses": losses}, "user_queries": unjudged}
+def _save_reranker(settings: Settings, engine: Engine, folder: Path) -> None:
+    """Save the engine's re-ranker; an empty folder where it has none."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    if engine.reranker:
+        CrossEncoder.load(settings.rerank.model, settings.model.device).save(folder)
 
 
 def _save_model(settings: Settings, trained: Trained, engine: Engine, folder: Path) -> None:

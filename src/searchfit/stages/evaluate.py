@@ -2,76 +2,82 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from searchfit.config import Settings
+from searchfit.config import RerankSettings, Settings
 from searchfit.encoders import load_encoder
 from searchfit.encoders.corpus import Encoding
 from searchfit.encoders.trained import Trained
-from searchfit.fusion import Rows, rank
-from searchfit.metrics import NAMES, score_ranking
-from searchfit.records import Engine, StageResult
+from searchfit.fusion import Ranking, Rows, rank
+from searchfit.keyword import KeywordIndex
+from searchfit.leaks import Leak, leaked_documents, leaked_questions, to_dict
+from searchfit.metrics import NAMES, means, score_ranking
+from searchfit.overlap import by_band, overlaps
+from searchfit.questions import Questions, gather
+from searchfit.records import Engine, StageResult, encoded_text
+from searchfit.rerank import PairScores, Reranker, first_stage, rerank, with_reranker
+from searchfit.rivals import DEPTH, Bench, label, read_rankings, training_vectors, whitened
 from searchfit.search import ArrayCorpus, untuned_engine
-from searchfit.sources.queries import read_queries
 from searchfit.stages import Tools
-from searchfit.training.lessons import ANSWERS
+from searchfit.teachers import PassageTexts
 from searchfit.workspace import write_json, write_table
 
 VERSION = 1
 
-DEPTH = 100  # documents ranked for each question
-
-
-@dataclass(frozen=True, slots=True)
-class Questions:
-    """The questions that engines are compared on: `relevant[i]` holds the judged documents of `texts[i]`."""
-
-    kind: str
-    ids: list[str]
-    texts: list[str]
-    styles: list[str]
-    splits: list[str]
-    relevant: list[Mapping[str, int]]
-    unjudged: list[str]
-
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
-    """Write evaluation/{systems.json,queries.parquet,metrics.parquet,top.parquet}."""
-    document_ids = pq.read_table(inputs["documents.parquet"], columns=["id"])["id"].to_pylist()
-    questions = _questions(settings, inputs, document_ids)
+    """Write evaluation/{systems.json,queries.parquet,metrics.parquet,top.parquet,places.parquet}.
+
+    Questions that training has seen, or whose passages it has, are left out and named. Raises SourceError for
+    a run file that does not fit the questions, ModelError for a model that cannot be loaded.
+    """
+    document_ids: list[str] = pq.read_table(inputs["documents.parquet"], columns=["id"])["id"].to_pylist()
+    questions, leaks = _without_leaks(settings, inputs, gather(settings, inputs, document_ids), document_ids)
+    if settings.rerank.model:
+        questions = questions.at_most(settings.rerank.max_queries, settings.seed)
+    pairs = _pairs(settings, inputs, tools)
     trained = Trained.load(inputs["models/trained"])
     engines = systems(settings, trained, lambda tower: Encoding.load(_encoded(inputs, tower)))
-    scores: dict[str, list[dict[str, float]]] = {}
-    top: dict[str, Rows] = {}
+    rivals = _Rivals(settings, inputs, tools, questions, document_ids)
     texts = questions.texts + questions.unjudged
-    for name, ranked in _rankings(settings, inputs, engines, texts, tools):
-        judged = ranked[: len(questions.texts)]
-        scores[name] = [
-            score_ranking([document_ids[i] for i in row if i >= 0], relevant)
-            for row, relevant in zip(judged, questions.relevant, strict=True)
-        ]
-        top[name] = ranked[:, :10]
+    board = _Board(questions, document_ids, _metrics(settings, questions))
+    for name, ranked in chain(_rankings(settings, inputs, engines, texts, pairs, tools), rivals.rankings()):
+        board.add(name, ranked)
+    known = {engine.name: (engine.to_dict(), kind) for engine, kind in engines}
+    overlap = _overlap(inputs, questions)
     folder = tools.output / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
+    board.write(folder, overlap)
     counts = {split: questions.splits.count(split) for split in ("dev", "test")}
-    rows = [_system(engine, kind, scores[engine.name], questions.splits) for engine, kind in engines]
-    write_json(
-        folder / "systems.json",
-        {"questions": questions.kind, "counts": counts, "systems": rows, "unjudged": questions.unjudged},
+    evidence = {
+        "questions": questions.kind,
+        "counts": counts,
+        "metrics": list(board.metrics),
+        "systems": [board.row(name, *known.get(name, ({}, "rival"))) for name in board.scores],
+        "overlap": {"split": "test", "bands": by_band(*board.on_test(overlap))},
+        "leaks": leaks,
+        "unjudged": questions.unjudged,
+    }
+    write_json(folder / "systems.json", evidence)
+    left_out = leaks["documents"] + leaks["questions"]
+    return StageResult(
+        counts={
+            "questions": questions.kind,
+            **counts,
+            "systems": len(board.scores),
+            "leaks": left_out,
+        },
+        notes=(*rivals.notes, *_leak_notes(leaks), *_rerank_notes(settings.rerank, pairs)),
     )
-    write_table(folder / "queries.parquet", _by_query(questions, scores))
-    write_table(folder / "metrics.parquet", _by_query_and_system(questions, scores))
-    lists = {name: pa.array(list(rows), pa.list_(pa.int32())) for name, rows in top.items()}
-    write_table(folder / "top.parquet", pa.table(lists))
-    return StageResult(counts={"questions": questions.kind, **counts, "systems": len(engines)})
 
 
 def systems(
@@ -109,7 +115,10 @@ def systems(
         )
         engines.append((replace(tuned, name=f"{tower} dense, engine's units", keyword_weight=0), "baseline"))
         engines.append((tuned, "candidate"))
-    return engines
+    candidates = [engine for engine, kind in engines if kind == "candidate"]
+    return engines + [
+        (reranked, "re-ranked") for own in candidates for reranked in with_reranker(own, settings.rerank)
+    ]
 
 
 def _rankings(
@@ -117,6 +126,7 @@ def _rankings(
     inputs: Mapping[str, Path],
     engines: Sequence[tuple[Engine, str]],
     texts: list[str],
+    pairs: PairScores,
     tools: Tools,
 ) -> Iterator[tuple[str, Rows]]:
     """(system, (questions, DEPTH) documents, -1 where there are fewer), one pair of towers after another."""
@@ -128,9 +138,37 @@ def _rankings(
         vectors = trained.encoder(encoder, pair[0]).encode_queries(texts)
         corpus = ArrayCorpus.load(_encoded(inputs, pair[1]), inputs["keyword"])
         mine = [engine for engine, _ in engines if (engine.query_tower, engine.document_tower) == pair]
-        for engine, ranking in zip(mine, rank(mine, corpus, vectors, texts, DEPTH), strict=True):
-            documents = corpus.documents[np.maximum(ranking.rows, 0)]
-            yield engine.name, np.where(ranking.rows >= 0, documents, -1)
+        first = [engine for engine in mine if not engine.reranker]
+        found = dict(zip(map(first_stage, first), rank(first, corpus, vectors, texts, DEPTH), strict=True))
+        for engine in mine:
+            ranking = found[first_stage(engine)]
+            if engine.reranker:
+                ranking = rerank(engine, ranking, pairs(texts, ranking.rows[:, : engine.rerank_depth]))
+            yield engine.name, _documents(corpus, ranking)
+
+
+def _pairs(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> PairScores:
+    """The scores of the re-ranker that competes, kept beside the stage's output."""
+    options, model = settings.rerank, settings.model
+    return PairScores(
+        lambda: Reranker.load(options.model, model.device, model.precision),
+        PassageTexts(inputs["passages.parquet"]).take,
+        tools.output / "reranked.npz",
+    )
+
+
+def _rerank_notes(settings: RerankSettings, pairs: PairScores) -> Iterator[str]:
+    if settings.model:
+        yield f"With a re-ranker, at most {settings.max_queries} dev and test questions each are compared on."
+    if pairs.read:
+        cost = 1000 * settings.depth * pairs.seconds / pairs.read
+        yield f"Re-ranking the first {settings.depth} results takes about {cost:.0f} ms a question here."
+
+
+def _documents(corpus: ArrayCorpus, ranking: Ranking) -> Rows:
+    """The documents of passages, -1 where there is none."""
+    documents = corpus.documents[np.maximum(ranking.rows, 0)]
+    return np.where(ranking.rows >= 0, documents, -1)
 
 
 def _encoded(inputs: Mapping[str, Path], tower: float) -> Path:
@@ -138,102 +176,176 @@ def _encoded(inputs: Mapping[str, Path], tower: float) -> Path:
     return inputs["encoded_tuned"] / f"{tower:g}" if tower else inputs["encoded"]
 
 
-def _questions(settings: Settings, inputs: Mapping[str, Path], document_ids: list[str]) -> Questions:
-    """The user's judged questions when there are any, else their labelled ones of held-out documents when
-    they are enough, else generated ones."""
-    unjudged: list[str] = []
-    if settings.queries.file:
-        own = read_queries(settings.queries)
-        known = set(document_ids)
-        judged = [
-            (id_, text)
-            for id_, text in own.queries
-            if any(grade > 0 and document in known for document, grade in own.qrels.get(id_, {}).items())
-        ]
-        if judged:
-            ids, texts = [id_ for id_, _ in judged], [text for _, text in judged]
-            splits = ["dev" if hashlib.blake2b(id_.encode()).digest()[0] % 2 else "test" for id_ in ids]
-            relevant = [own.qrels[id_] for id_ in ids]
-            judged_ids = set(ids)
-            others = [text for id_, text in own.queries if id_ not in judged_ids]
-            return Questions("judged", ids, texts, ["yours"] * len(ids), splits, relevant, others)
-        unjudged = [text for _, text in own.queries]
-    if labelled := _labelled(settings, inputs, document_ids, unjudged):
-        return labelled
-    pairs = pq.read_table(inputs["pairs.parquet"], columns=["id", "text", "style", "document"])
-    split = pq.read_table(inputs["holdout.parquet"], columns=["split"])["split"].to_numpy()
-    of_pair = split[pairs["document"].to_numpy()]
-    random = np.random.default_rng(settings.seed)
-    chosen = np.sort(
-        np.concatenate(
-            [
-                random.permutation(np.flatnonzero(of_pair == name))[: settings.evaluate.max_queries]
-                for name in ("dev", "test")
-            ]
+def _metrics(settings: Settings, questions: Questions) -> tuple[str, ...]:
+    """What is measured: on generated questions nearly nothing is judged, which says nothing."""
+    judged = ("unjudged@10",) if questions.kind == "judged" else ()
+    return tuple(dict.fromkeys((*NAMES, *judged, *settings.evaluate.metrics)))
+
+
+def _without_leaks(
+    settings: Settings, inputs: Mapping[str, Path], questions: Questions, document_ids: list[str]
+) -> tuple[Questions, dict[str, Any]]:
+    """The questions without those that training has seen, and what systems.json tells of them. The documents
+    of the user's own questions may be trained on: there only the questions are to be new."""
+    number = {id_: row for row, id_ in enumerate(document_ids)}
+    asked = leaked_questions(inputs, questions.texts)
+    leaks: list[Leak] = []
+    compared = 0
+    if questions.held_out:
+        rows = {number[id_] for relevant in questions.relevant for id_ in relevant}
+        held_out = np.array(sorted(rows), np.int64)
+        leaks, compared = leaked_documents(inputs, held_out, settings.evaluate.leak_share)
+    seen = {document_ids[leak.document] for leak in leaks}
+    out = [place for place, relevant in enumerate(questions.relevant) if seen & relevant.keys()]
+    told = to_dict(leaks, [questions.texts[place] for place in asked], document_ids, compared)
+    return questions.without(sorted({*asked, *out})), told
+
+
+def _leak_notes(leaks: Mapping[str, Any]) -> Iterator[str]:
+    for leak in leaks["named"][:3]:
+        yield (
+            f"Left out: {leak['share']:.0%} of passage {leak['passage']} stands in {leak['training']}, "
+            "which was trained on."
         )
-    )
-    held = pairs.take(chosen)
-    relevant = [{document_ids[row]: 1} for row in held["document"].to_pylist()]
-    return Questions(
-        "generated",
-        held["id"].to_pylist(),
-        held["text"].to_pylist(),
-        held["style"].to_pylist(),
-        list(of_pair[chosen]),
-        relevant,
-        unjudged,
-    )
+    if leaks["named_questions"]:
+        one = leaks["named_questions"][0]
+        yield f"Left out: {leaks['questions']} questions that were trained on, {one!r} for one."
 
 
-def _labelled(
-    settings: Settings, inputs: Mapping[str, Path], document_ids: list[str], unjudged: list[str]
-) -> Questions | None:
-    """The user's labelled queries on held-out documents; None where they are too few to judge by."""
-    relevant: dict[tuple[str, str], dict[str, int]] = {}
-    for row in pq.read_table(inputs["labelled.parquet"]).to_pylist():
-        if row["split"] != "train" and row["document"] >= 0 and row["label"] >= ANSWERS:
-            found = relevant.setdefault((row["split"], row["query"]), {})
-            # Whole grades, as judgements are: 0.5 of 1 counts less than 1.
-            found[document_ids[row["document"]]] = max(1, round(2 * row["label"]))
-    counts = Counter(split for split, _ in relevant)
-    if min(counts["dev"], counts["test"]) < settings.evaluate.min_labelled:
-        return None
-    splits, texts = [split for split, _ in relevant], [text for _, text in relevant]
-    ids = [f"labelled/{number}" for number in range(len(texts))]
-    return Questions("judged", ids, texts, ["labelled"] * len(ids), splits, list(relevant.values()), unjudged)
-
-
-def _system(
-    engine: Engine, kind: str, scores: list[dict[str, float]], splits: list[str]
-) -> dict[str, object]:
-    row: dict[str, object] = {"name": engine.name, "kind": kind, "engine": engine.to_dict()}
-    for split in ("dev", "test"):
-        mine = [score for score, own in zip(scores, splits, strict=True) if own == split]
-        row[split] = {name: float(np.mean([score[name] for score in mine])) for name in NAMES} if mine else {}
-    return row
-
-
-def _by_query_and_system(questions: Questions, scores: Mapping[str, list[dict[str, float]]]) -> pa.Table:
-    """Every metric of every system on every question, one row each."""
-    rows = [
-        {"query_id": id_, "split": split, "system": name, **metrics}
-        for name, each in scores.items()
-        for id_, split, metrics in zip(questions.ids, questions.splits, each, strict=True)
+def _overlap(inputs: Mapping[str, Path], questions: Questions) -> npt.NDArray[np.float64]:
+    """(n) how much of each question's wording stands in a passage that answers it."""
+    wanted = {id_ for relevant in questions.relevant for id_, grade in relevant.items() if grade > 0}
+    columns = ["document_id", "title", "text"]
+    passages: dict[str, list[int]] = {}
+    texts: dict[int, str] = {}
+    row = 0
+    for batch in pq.ParquetFile(inputs["passages.parquet"]).iter_batches(4096, columns=columns):
+        for record in batch.to_pylist():
+            if record["document_id"] in wanted:
+                passages.setdefault(record["document_id"], []).append(row)
+                texts[row] = encoded_text(record["title"], record["text"])
+            row += 1
+    answers = [
+        [row for id_, grade in relevant.items() if grade > 0 for row in passages.get(id_, ())]
+        for relevant in questions.relevant
     ]
-    fields = [("query_id", pa.string()), ("split", pa.string()), ("system", pa.string())]
-    return pa.Table.from_pylist(rows, schema=pa.schema([*fields, *((name, pa.float64()) for name in NAMES)]))
+    return overlaps(questions.texts, answers, texts, KeywordIndex.load(inputs["keyword"]).analyzer)
 
 
-def _by_query(questions: Questions, scores: Mapping[str, list[dict[str, float]]]) -> pa.Table:
-    columns: dict[str, object] = {
-        "query_id": pa.array(questions.ids, pa.string()),
-        "split": pa.array(questions.splits, pa.string()),
-        "text": pa.array(questions.texts, pa.string()),
-        "style": pa.array(questions.styles, pa.string()),
-        "relevant": pa.array(
-            [[d for d, grade in r.items() if grade > 0] for r in questions.relevant], pa.list_(pa.string())
-        ),
-    }
-    for name, rows in scores.items():
-        columns[name] = pa.array([row["ndcg@10"] for row in rows], pa.float64())
-    return pa.table(columns)
+class _Rivals:
+    """Rankings of what is compared but never served; `notes` are for people, complete in the end."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        inputs: Mapping[str, Path],
+        tools: Tools,
+        questions: Questions,
+        document_ids: list[str],
+    ) -> None:
+        self._settings, self._inputs, self._tools = settings, inputs, tools
+        self._questions, self._ids = questions, document_ids
+        self.notes: list[str] = []
+
+    def rankings(self) -> Iterator[tuple[str, Rows]]:
+        """(system, (questions, DEPTH) documents), -1 where there are fewer."""
+        options, inputs = self._settings.evaluate, self._inputs
+        texts = self._questions.texts + self._questions.unjudged
+        corpus = ArrayCorpus.load(inputs["encoded"], inputs["keyword"])
+        if options.whiten:
+            learnt = training_vectors(inputs.__getitem__)
+            vectors = load_encoder(self._settings.model).encode_queries(texts)
+            weight = self._settings.engine.keyword_weight
+            for name, ranking in whitened(corpus, learnt, texts, vectors, weight):
+                yield name, _documents(corpus, ranking)
+        cache = self._tools.cache or self._tools.output / "cache"
+        bench = Bench(
+            inputs["passages.parquet"], inputs["keyword"], cache, self._settings, self._tools.progress
+        )
+        for model in options.models:
+            for name, ranking in bench.rankings(model, texts):
+                yield name, _documents(corpus, ranking)
+        known = {id_: row for row, id_ in enumerate(self._ids)}
+        for file in options.runs:
+            path = Path(file).expanduser()
+            rows, notes = read_rankings(path, self._questions.ids, known)
+            self.notes += notes
+            none = np.full((len(self._questions.unjudged), rows.shape[1]), -1, np.int64)
+            yield f"run {label(file)}", np.concatenate([rows, none])
+
+
+class _Board:
+    """What each system scored on each question, as it comes in."""
+
+    def __init__(self, questions: Questions, document_ids: list[str], metrics: tuple[str, ...]) -> None:
+        self.questions, self.metrics = questions, metrics
+        # Documents of a run file that are not in the corpus hold their places, see `rivals.read_rankings`.
+        self._ids = [*document_ids, *(f"\0{n}" for n in range(DEPTH))]
+        self._count = len(document_ids)
+        self.scores: dict[str, list[dict[str, float]]] = {}
+        self._top: dict[str, Rows] = {}
+        self._places: dict[str, list[list[int]]] = {}
+
+    def add(self, name: str, ranked: Rows) -> None:
+        """Score a system's ranking (questions, DEPTH) of documents."""
+        scores, places = [], []
+        for row, relevant in zip(ranked.tolist(), self.questions.relevant, strict=False):
+            ids = [self._ids[i] for i in row if i >= 0]
+            scores.append(score_ranking(ids, relevant, self.metrics))
+            places.append([place for place, id_ in enumerate(ids, 1) if relevant.get(id_, 0) > 0])
+        self.scores[name], self._places[name] = scores, places
+        top = ranked[:, :10]
+        self._top[name] = np.where(top < self._count, top, -1)
+
+    def row(self, name: str, engine: Mapping[str, Any], kind: str) -> dict[str, Any]:
+        """What systems.json tells of a system: its means on dev and on test."""
+        row: dict[str, Any] = {"name": name, "kind": kind, "engine": engine}
+        for split in ("dev", "test"):
+            pairs = zip(self.scores[name], self.questions.splits, strict=True)
+            row[split] = means({str(n): score for n, (score, own) in enumerate(pairs) if own == split})
+        return row
+
+    def on_test(
+        self, overlap: npt.NDArray[np.float64]
+    ) -> tuple[npt.NDArray[np.float64], dict[str, npt.NDArray[np.float64]]]:
+        """The overlap and every system's nDCG@10 of the test questions."""
+        mine = np.array([split == "test" for split in self.questions.splits], bool)
+        every = {name: np.array([row["ndcg@10"] for row in rows]) for name, rows in self.scores.items()}
+        return overlap[mine], {name: values[mine] for name, values in every.items()}
+
+    def write(self, folder: Path, overlap: npt.NDArray[np.float64]) -> None:
+        """Write the tables."""
+        write_table(folder / "queries.parquet", self._by_query(overlap))
+        write_table(folder / "metrics.parquet", self._by_query_and_system())
+        lists = {name: pa.array(list(rows), pa.list_(pa.int32())) for name, rows in self._top.items()}
+        write_table(folder / "top.parquet", pa.table(lists))
+        found = {name: pa.array(rows, pa.list_(pa.int32())) for name, rows in self._places.items()}
+        write_table(folder / "places.parquet", pa.table(found))
+
+    def _by_query_and_system(self) -> pa.Table:
+        """Every metric of every system on every question, one row each."""
+        asked, count = self.questions, len(self.questions.ids)
+        columns: dict[str, Any] = {
+            "query_id": pa.array(asked.ids * len(self.scores), pa.string()),
+            "split": pa.array(asked.splits * len(self.scores), pa.string()),
+            "system": pa.array([name for name in self.scores for _ in range(count)], pa.string()),
+        }
+        for metric in self.metrics:
+            values = [row[metric] for rows in self.scores.values() for row in rows]
+            columns[metric] = pa.array(values, pa.float64())
+        return pa.table(columns)
+
+    def _by_query(self, overlap: npt.NDArray[np.float64]) -> pa.Table:
+        asked = self.questions
+        relevant = [[id_ for id_, grade in judged.items() if grade > 0] for judged in asked.relevant]
+        columns: dict[str, Any] = {
+            "query_id": pa.array(asked.ids, pa.string()),
+            "split": pa.array(asked.splits, pa.string()),
+            "text": pa.array(asked.texts, pa.string()),
+            "style": pa.array(asked.styles, pa.string()),
+            "relevant": pa.array(relevant, pa.list_(pa.string())),
+            "overlap": pa.array(overlap, pa.float64(), from_pandas=True),
+        }
+        for name, rows in self.scores.items():
+            columns[name] = pa.array([row["ndcg@10"] for row in rows], pa.float64())
+        return pa.table(columns)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from searchfit.config import Settings
-from searchfit.keyword import KeywordIndex
+from searchfit.indexing import Material, write_segment
 from searchfit.records import METADATA_PREFIX, Engine, StageResult
 from searchfit.search import ArrayCorpus
 from searchfit.stages import Tools
-from searchfit.stores.lancedb import build
-from searchfit.workspace import link_tree, write_json
+from searchfit.workspace import digest, link_tree, write_json
 
-VERSION = 2
+VERSION = 3
 
-_BATCH = 1024
-_TERMS = 20_000
+_QUESTIONS = 500
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
@@ -40,11 +39,15 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     tower = Engine(**engine).document_tower
     encoded = inputs["encoded_tuned"] / f"{tower:g}" if tower else inputs["encoded"]
     corpus = ArrayCorpus.load(encoded, inputs["keyword"])
-    metadata = _metadata(pq.ParquetFile(inputs["documents.parquet"]).schema_arrow)
-    np.save(folder / "documents.npy", corpus.documents)
-    np.save(folder / "lengths.npy", corpus.keyword.lengths)
+    documents = pq.ParquetFile(inputs["documents.parquet"])
+    metadata = _metadata(documents.schema_arrow)
     link_tree(inputs["models/tuned"], folder / "model")
+    if engine["reranker"]:
+        link_tree(inputs["models/reranker"], folder / engine["reranker"])
     info: dict[str, Any] = {
+        "lineage": uuid.uuid4().hex,
+        "documents": documents.metadata.num_rows,
+        "model_digest": digest(folder / "model"),
         "engine": engine,
         "model": settings.model.model_dump(exclude={"name"}),
         "dimension": corpus.passages.shape[1],
@@ -55,13 +58,25 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
             "b": corpus.keyword.b,
         },
         "metadata": metadata,
+        "index": settings.index.model_dump(),
+        "split": settings.split.model_dump(),
     }
-    rows = _passages(inputs, corpus, metadata, tools)
-    build(folder, rows, _postings(corpus.keyword), info)
+    _questions(folder, np.load(inputs["pair_vectors.npy"], mmap_mode="r"))
+    material = Material(inputs["documents.parquet"], inputs["passages.parquet"], corpus)
+    write_segment(folder, material, info, tools.progress)
     write_json(tools.output / "engine.json", {"engine": engine, "index": version})
     return StageResult(
         counts={"passages": corpus.count, "terms": len(corpus.keyword.vocabulary), "version": tools.key}
     )
+
+
+def _questions(folder: Path, vectors: Any) -> None:
+    """Keep a sample of the question vectors (n, d): what an approximate index is tuned on."""
+    some = np.sort(
+        np.random.default_rng(0).choice(len(vectors), min(len(vectors), _QUESTIONS), replace=False)
+    )
+    if len(some):
+        np.save(folder / "questions.npy", np.asarray(vectors[some], np.float32))
 
 
 def _metadata(schema: pa.Schema) -> list[dict[str, str]]:
@@ -85,56 +100,3 @@ def _type_name(kind: pa.DataType) -> str:
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return "string"
     return next((name for name, is_type in tests.items() if is_type(kind)), str(kind))
-
-
-def _passages(
-    inputs: Mapping[str, Path], corpus: ArrayCorpus, metadata: list[dict[str, str]], tools: Tools
-) -> Iterator[pa.RecordBatch]:
-    """The rows of the index in order: passages with their vectors and the metadata of their documents."""
-    names = [METADATA_PREFIX + column["name"] for column in metadata]
-    documents = pq.read_table(inputs["documents.parquet"], columns=names)
-    size = corpus.passages.shape[1]
-    start = 0
-    for batch in pq.ParquetFile(inputs["passages.parquet"]).iter_batches(_BATCH):
-        end = start + batch.num_rows
-        first, last = corpus.offsets[start], corpus.offsets[end]
-        offsets = (np.asarray(corpus.offsets[start : end + 1]) - first).astype(np.int32)
-        columns = {
-            "row": pa.array(np.arange(start, end, dtype=np.int32)),
-            **{name: batch[name] for name in batch.schema.names},
-            "vector": _vectors(corpus.passages[start:end], size),
-            "sentence_vectors": pa.ListArray.from_arrays(
-                pa.array(offsets), _vectors(corpus.sentences[first:last], size)
-            ),
-        }
-        of_rows = documents.take(batch["document"])
-        for column, name in zip(metadata, names, strict=True):
-            columns[column["column"]] = of_rows[name].combine_chunks()
-        yield pa.RecordBatch.from_pydict(columns)
-        start = end
-        tools.progress("index", end, corpus.count)
-
-
-def _vectors(array: Any, size: int) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(
-        pa.array(np.ascontiguousarray(array).ravel(), pa.float32()), size
-    )
-
-
-def _postings(keyword: KeywordIndex) -> Iterator[pa.RecordBatch]:
-    for begin in range(0, len(keyword.vocabulary), _TERMS):
-        terms = keyword.vocabulary[begin : begin + _TERMS]
-        starts = np.asarray(keyword.starts[begin : begin + len(terms) + 1])
-        part = slice(starts[0], starts[-1])
-        offsets = pa.array((starts - starts[0]).astype(np.int32))
-        yield pa.RecordBatch.from_pydict(
-            {
-                "term": pa.array(terms, pa.string()),
-                "rows": pa.ListArray.from_arrays(
-                    offsets, pa.array(np.asarray(keyword.rows[part]), pa.int32())
-                ),
-                "frequencies": pa.ListArray.from_arrays(
-                    offsets, pa.array(np.asarray(keyword.frequencies[part]))
-                ),
-            }
-        )

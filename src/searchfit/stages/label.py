@@ -1,12 +1,13 @@
-"""Label: find the user's labelled pairs in the corpus, and keep the test questions out of training."""
+"""Label: find the user's labelled pairs and what readers judged and clicked in the corpus, and keep the test
+questions out of training."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from searchfit.config import Settings
+from searchfit.feedback import Lessons, lessons
 from searchfit.records import LABELLED, Drop, LabelledPair, StageResult, encoded_text
-from searchfit.sources.pairs import read_pairs
+from searchfit.sources.pairs import LabelledPairs, read_pairs
 from searchfit.sources.queries import read_queries
 from searchfit.stages import Tools
-from searchfit.workspace import write_table
+from searchfit.workspace import write_json, write_table
 
-VERSION = 1
+VERSION = 2
 
 _WORD = re.compile(r"\w+")
 _LONGER = 1.3
@@ -32,29 +34,30 @@ _NEAR = 0.8
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
-    """Write labelled.parquet (records.LABELLED); an empty one where no pairs are named.
+    """Write labelled.parquet (records.LABELLED), an empty one where no pairs are named, and asked.json: the
+    questions that readers judged and that evaluate, see `feedback.lessons`.
 
-    Where the user has judged questions, they decide and measure, so all other labelled queries train; else a
-    labelled query whose document is held out judges. Raises SourceError for pairs that cannot be read.
+    Where there are judged questions, they decide and measure, so all other labelled queries train; else a
+    labelled query whose document is held out judges. Clicks only train: those on held-out documents are left
+    out then. Raises SourceError for pairs that cannot be read, WorkspaceError for damaged feedback.
     """
-    if not settings.pairs.file:
+    ids = pq.read_table(inputs["documents.parquet"], columns=["id"])["id"].to_pylist()
+    told = lessons(settings.feedback, frozenset(ids) if settings.feedback.workspace else ())
+    write_json(tools.output / "asked.json", _evaluating(told))
+    if not settings.pairs.file and not told.judged and not told.clicked:
         write_table(tools.output / "labelled.parquet", LABELLED.empty_table())
-        return StageResult(counts={"labelled pairs": 0})
+        return StageResult(counts={"labelled pairs": 0, **_heard(told)}, notes=told.notes)
     asked = read_queries(settings.queries)
-    test = _Questions((id_, text) for id_, text in asked.queries)
+    judged = bool(asked.qrels) or told.enough
+    work = _Work(_Corpus.load(inputs, ids), _Questions((*asked.queries, *told.questions)))
+    found = read_pairs(settings.pairs) if settings.pairs.file else LabelledPairs("", (), (), ())
     splits = pq.read_table(inputs["holdout.parquet"], columns=["split"])["split"].to_pylist()
-    found = read_pairs(settings.pairs)
-    corpus = _Corpus.load(inputs)
-    rows: list[tuple[LabelledPair, int, int]] = []
-    excluded: Counter[str] = Counter()
-    samples: dict[str, list[str]] = defaultdict(list)
-    for pair in found:
-        if why := test.holds(pair):
-            excluded[why] += 1
-            samples[why] = [*samples[why], pair.query][:5]
-        else:
-            rows.append((pair, *corpus.find(pair)))
-    own = _splits(rows, splits, judged=bool(asked.qrels))
+    if settings.pairs.file:
+        work.add(found)
+    work.add(told.judged)
+    work.add(told.clicked, lambda document: judged or splits[document] == "train")
+    rows = work.rows
+    own = _splits(rows, splits, judged)
     table = [
         {
             "query_id": pair.query_id,
@@ -69,14 +72,62 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
         for pair, passage, document in rows
     ]
     write_table(tools.output / "labelled.parquet", pa.Table.from_pylist(table, schema=LABELLED))
-    drops = (*found.drops, *(Drop(why, n, tuple(samples[why])) for why, n in sorted(excluded.items())))
     counts = {
         "labelled pairs": len(rows),
         "in the corpus": sum(passage >= 0 for _, passage, _ in rows),
         **{f"{name} queries": n for name, n in sorted(Counter(own.values()).items())},
-        "test questions excluded": sum(excluded.values()),
+        "test questions excluded": work.excluded(),
+        **_heard(told),
     }
-    return StageResult(counts, drops, found.notes)
+    return StageResult(counts, (*found.drops, *work.drops()), (*found.notes, *told.notes))
+
+
+_HELD_OUT = "clicked documents that are held out"
+
+
+class _Work:
+    """Pairs with their (passage, document) rows, and what was left out of them."""
+
+    def __init__(self, corpus: _Corpus, test: _Questions) -> None:
+        self._corpus, self._test = corpus, test
+        self._left_out: dict[str, list[str]] = defaultdict(list)
+        self.rows: list[tuple[LabelledPair, int, int]] = []
+
+    def add(self, pairs: Iterable[LabelledPair], may: Callable[[int], bool] = lambda _: True) -> None:
+        """Take the pairs that are no test questions and whose document `may` be learnt from."""
+        for pair in pairs:
+            if why := self._test.holds(pair):
+                self._left_out[why].append(pair.query)
+                continue
+            passage, document = self._corpus.find(pair)
+            if not pair.text:
+                pair = replace(pair, text=self._corpus.text(passage))  # noqa: PLW2901
+            if may(document):
+                self.rows.append((pair, passage, document))
+            else:
+                self._left_out[_HELD_OUT].append(pair.query)
+
+    def excluded(self) -> int:
+        """How many are test questions."""
+        return sum(len(queries) for why, queries in self._left_out.items() if why != _HELD_OUT)
+
+    def drops(self) -> tuple[Drop, ...]:
+        """What was left out and why."""
+        return tuple(Drop(why, len(some), tuple(some[:5])) for why, some in sorted(self._left_out.items()))
+
+
+def _evaluating(told: Lessons) -> list[dict[str, object]]:
+    """The questions with their grades by document; without, where they are too few to judge by."""
+    return [
+        {"id": id_, "text": text, "grades": told.qrels[id_] if told.enough else {}}
+        for id_, text in told.questions
+    ]
+
+
+def _heard(told: Lessons) -> dict[str, int]:
+    if not told.notes:
+        return {}
+    return {"judged questions": len(told.questions), "clicked pairs": len(told.clicked)}
 
 
 def _splits(
@@ -139,9 +190,8 @@ class _Corpus:
     texts: pa.ChunkedArray
 
     @classmethod
-    def load(cls, inputs: Mapping[str, Path]) -> _Corpus:
-        """Read the passages once."""
-        ids = pq.read_table(inputs["documents.parquet"], columns=["id"])["id"].to_pylist()
+    def load(cls, inputs: Mapping[str, Path], ids: Sequence[str]) -> _Corpus:
+        """Read the passages once; `ids` are those of the documents."""
         by_text: dict[bytes, int] = {}
         documents: list[int] = []
         for title, text, document in _passages(inputs["passages.parquet"]):
@@ -158,19 +208,23 @@ class _Corpus:
         document = self.by_id.get(pair.document_id, -1) if pair.document_id else -1
         if document >= 0:
             first, last = int(self.starts[document]), int(self.starts[document + 1])
-            if last - first > 1 and pair.text:
+            if last - first > 1:
                 return first + self._nearest(pair, first, last), document
             return (first, document) if last > first else (-1, -1)
         passage = self.by_text.get(_digest(pair.text), -1)
         return passage, int(self.documents[passage]) if passage >= 0 else -1
 
+    def text(self, passage: int) -> str:
+        """The text of a passage."""
+        return str(self.texts[passage].as_py())
+
     def _nearest(self, pair: LabelledPair, first: int, last: int) -> int:
-        """The passage of a document whose words are most like those of the pair's text; where the text is
-        several passages long, the one that has most of the query's words."""
+        """The passage of a document whose words are most like those of the pair's text; where there is none,
+        or it is several passages long, the one that has most of the query's words."""
         texts = self.texts.slice(first, last - first).to_pylist()
         there = [set(_same(own).split()) for own in texts]
         asked, text = set(_same(pair.query).split()), set(_same(pair.text).split())
-        if len(pair.text) > _LONGER * max(map(len, texts)):
+        if not text or len(pair.text) > _LONGER * max(map(len, texts)):
             return int(np.argmax([len(own & asked) for own in there]))
         return int(np.argmax([len(own & text) / max(1, len(own | text)) for own in there]))
 

@@ -36,6 +36,7 @@ from searchfit.mining import (
 )
 from searchfit.records import StageResult
 from searchfit.search import ArrayCorpus, untuned_engine
+from searchfit.splits import pair_splits
 from searchfit.stages import Tools
 from searchfit.teachers import Materials, PassageTexts, judge, load_teacher
 from searchfit.training.lessons import ANSWERS
@@ -64,11 +65,12 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     split = pq.read_table(inputs["holdout.parquet"], columns=["split"])["split"].to_numpy()
     corpus = ArrayCorpus.load(inputs["encoded"], inputs["keyword"])
     allowed = split[corpus.documents] == "train"
-    queries, vectors = _queries(settings, inputs, split)
+    of_pair = pair_splits(inputs["pairs.parquet"], inputs["holdout.parquet"])
+    queries, vectors = _queries(settings, inputs, of_pair)
     school = _School(settings, inputs, tools, corpus, allowed)
     texts, own = queries["text"].to_pylist(), queries["passage"].to_numpy().astype(np.int64)
     tools.progress("mine", 0, len(texts))
-    notes = school.examine(split, tools)
+    notes = school.examine(of_pair, tools)
     ranking, negatives = school.candidates(vectors, texts), school.random()
     scores, own_scores, negative_scores = school.scores(vectors, texts, ranking, own, negatives)
     hard = school.hard(vectors, texts, own, (ranking, scores), own_scores)
@@ -133,12 +135,12 @@ class _School:
         )
         self.encode = encode
 
-    def examine(self, split: npt.NDArray[np.object_], tools: Tools) -> tuple[str, ...]:
+    def examine(self, of_pair: npt.NDArray[np.str_], tools: Tools) -> tuple[str, ...]:
         """Compare a teacher that the user named with the student, the untuned vectors, on dev questions."""
         if self.blend:
             return ()
-        pairs = pq.read_table(self.inputs["pairs.parquet"], columns=["text", "document", "passage"])
-        dev = np.flatnonzero(split[pairs["document"].to_numpy()] == "dev")
+        pairs = pq.read_table(self.inputs["pairs.parquet"], columns=["text", "passage"])
+        dev = np.flatnonzero(of_pair == "dev")
         dev = np.sort(np.random.default_rng(self.seed).permutation(dev)[:_DEV_QUERIES])
         texts, own = pairs["text"].take(dev).to_pylist(), pairs["passage"].to_numpy()[dev]
         tools.progress("examine the teacher", 0, len(texts))
@@ -237,12 +239,12 @@ class _Encode:
 
 
 def _queries(
-    settings: Settings, inputs: Mapping[str, Path], split: npt.NDArray[np.object_]
+    settings: Settings, inputs: Mapping[str, Path], of_pair: npt.NDArray[np.str_]
 ) -> tuple[pa.Table, Vectors]:
     """The training queries (MINED) and their untuned vectors: generated ones, at most `mine.max_queries`, and
     all of the user's whose answer is in the corpus."""
-    pairs = pq.read_table(inputs["pairs.parquet"], columns=["text", "style", "document", "passage"])
-    rows = _sample(pairs, split, settings)
+    pairs = pq.read_table(inputs["pairs.parquet"], columns=["text", "style", "passage"])
+    rows = _sample(pairs, of_pair, settings)
     labelled = pq.read_table(inputs["labelled.parquet"], columns=["query", "passage", "label", "split"])
     answers = np.flatnonzero(
         (labelled["split"].to_numpy() == "train")
@@ -282,9 +284,9 @@ def _lift(
     return rows, scores
 
 
-def _sample(pairs: pa.Table, split: npt.NDArray[np.object_], settings: Settings) -> npt.NDArray[np.int64]:
+def _sample(pairs: pa.Table, of_pair: npt.NDArray[np.str_], settings: Settings) -> npt.NDArray[np.int64]:
     """Rows of the training pairs, at most max_queries, the same share of each style."""
-    rows = np.flatnonzero(split[pairs["document"].to_numpy()] == "train")
+    rows = np.flatnonzero(of_pair == "train")
     rows = np.random.default_rng(settings.seed).permutation(rows)
     _, styles = np.unique(pairs["style"].take(rows).to_numpy(), return_inverse=True)
     order = np.argsort(styles, kind="stable")

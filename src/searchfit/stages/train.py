@@ -25,14 +25,15 @@ from searchfit.encoders.sentence import SentenceEncoder
 from searchfit.encoders.trained import Trained, pretrained
 from searchfit.records import StageResult
 from searchfit.search import ArrayCorpus, untuned_engine
+from searchfit.splits import pair_splits
 from searchfit.stages import Tools
 from searchfit.teachers import PassageTexts
 from searchfit.training import parallel
 from searchfit.training.courses import Course, Frozen, ListCourse, SetCourse, names, on_lists
-from searchfit.training.dev import DevQueries, DevScore
+from searchfit.training.dev import DevPairs, DevQueries, DevScore
 from searchfit.training.lessons import ANSWERS, Lessons
 from searchfit.training.lists import Lists
-from searchfit.training.loop import History, Loop, LoopOptions
+from searchfit.training.loop import History, Loop, LoopOptions, Measure
 from searchfit.training.towers import Towers, freeze_word_embeddings
 from searchfit.workspace import write_bytes
 
@@ -43,7 +44,8 @@ _ENOUGH = 30  # labelled dev questions that are scored by themselves
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
-    """Write models/trained/ (see Trained) and models/trained/course.csv: epoch, step, loss, dev score.
+    """Write models/trained/ (see Trained) and models/trained/course.csv: epoch, step, loss, dev score; where
+    there are labelled dev pairs of both kinds, similarity.csv too (see DevPairs).
 
     Raises SettingsError for settings that contradict each other or that the data cannot serve.
     """
@@ -75,7 +77,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
         course.loss,
         _loop_options(settings, course),
         tools.output / "checkpoints",
-        dev if len(dev) else None,
+        _measure(dev, _dev_pairs(inputs, options, settings.seed), encoder, folder, per_epoch),
         [partial(_tell, tools, course.steps(options.epochs)), *_reports(options, folder)],
     )
     history = loop.run()
@@ -124,9 +126,8 @@ def _towers(encoder: SentenceEncoder, settings: TrainSettings) -> Towers:
 def _dev_queries(inputs: Mapping[str, Path]) -> DevQueries:
     """The user's labelled questions that a passage of a dev document answers; where those are few, the
     generated ones of dev documents too."""
-    pairs = pq.read_table(inputs["pairs.parquet"], columns=["text", "passage", "document"])
-    split = pq.read_table(inputs["holdout.parquet"], columns=["split"])["split"].to_numpy()
-    dev = split[pairs["document"].to_numpy()] == "dev"
+    pairs = pq.read_table(inputs["pairs.parquet"], columns=["text", "passage"])
+    dev = pair_splits(inputs["pairs.parquet"], inputs["holdout.parquet"]) == "dev"
     known = [row for row in pq.read_table(inputs["labelled.parquet"]).to_pylist() if row["passage"] >= 0]
     theirs = [row for row in known if row["split"] == "dev" and row["label"] >= ANSWERS]
     texts, own = [row["query"] for row in theirs], [row["passage"] for row in theirs]
@@ -135,6 +136,32 @@ def _dev_queries(inputs: Mapping[str, Path]) -> DevQueries:
         texts += generated["text"].to_pylist()
         own += generated["passage"].to_pylist()
     return DevQueries(texts, np.array(own, np.int64))
+
+
+def _dev_pairs(inputs: Mapping[str, Path], options: TrainSettings, seed: int) -> list[tuple[str, str, float]]:
+    """The user's labelled pairs of the dev split, their negatives with 0; none where all have one label. At
+    most as many as dev questions are scored."""
+    table = pq.read_table(inputs["labelled.parquet"])
+    pairs: list[tuple[str, str, float]] = []
+    for row in table.filter(pa.array(table["split"].to_numpy() == "dev")).to_pylist():
+        pairs.append((row["query"], row["text"], row["label"]))
+        pairs += [(row["query"], text, 0.0) for text in row["negatives"]]
+    order = np.random.default_rng(seed).permutation(len(pairs))[: options.dev_queries]
+    chosen = [pairs[i] for i in np.sort(order)]
+    return chosen if len({label for _, _, label in chosen}) > 1 else []
+
+
+def _measure(
+    dev: DevScore,
+    pairs: list[tuple[str, str, float]],
+    untuned: SentenceEncoder,
+    folder: Path,
+    per_epoch: int,
+) -> Measure | None:
+    """By what checkpoints are told apart, if there is anything."""
+    if not len(dev):
+        return None
+    return DevPairs(dev, pairs, untuned, folder / "similarity.csv", per_epoch) if pairs else dev
 
 
 def _loop_options(settings: Settings, course: Course) -> LoopOptions:

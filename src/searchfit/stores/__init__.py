@@ -18,7 +18,8 @@ VectorColumn: TypeAlias = Literal["vector", "sentence_vectors"]
 
 
 class Store(Protocol):
-    """One version of an index, read only. Passages are named by their row, 0 to count() - 1."""
+    """One version of an index, read only. Passages are named by their row, a whole number that they keep for
+    life: rows ascend in the order of the corpus, are never given anew, and deletions leave holes."""
 
     @property
     def info(self) -> Mapping[str, Any]:

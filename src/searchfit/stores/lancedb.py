@@ -1,399 +1,199 @@
-"""An index version as a LanceDB folder: the tables `passages` and `terms`, and info.json, written last.
-
-Search is exact: vectors are compared one by one, after the filter. Passages are stored in row order, so that
-they are fetched by position. LanceDB is not fork-safe: processes that read an index must be spawned.
-"""
+"""An index version on the machine's own disk: segments, less the passages that were deleted since."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import operator
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import reduce
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from searchfit.errors import SearchfitError, WorkspaceError
-from searchfit.filters import TYPES, Compare, Either, Every, Filter, Member, Missing, Not
+from searchfit.errors import SearchfitError
+from searchfit.filters import TYPES, Filter
 from searchfit.stores import Floats, Rows, VectorColumn
-from searchfit.workspace import sync_file, write_json
+from searchfit.stores.building import build
+from searchfit.stores.segment import OWN, Segment
 
-FORMAT = 1
-"""Version of the folder's layout."""
-
-TERMS = pa.schema(
-    [
-        ("term", pa.string()),
-        ("rows", pa.list_(pa.int32())),
-        ("frequencies", pa.list_(pa.float32())),
-    ]
-)
-"""The postings of the keyword index: one row a term."""
-
-_VECTORS = ("vector", "sentence_vectors")
-_OWN = {"id": "document_id", "title": "title", "text": "text"}
-"""What can be filtered on beside the metadata, unless a metadata column has the name."""
-
-_TYPES = {
-    "int": pa.int64(),
-    "float": pa.float64(),
-    "bool": pa.bool_(),
-    "string": pa.string(),
-    "date": pa.date32(),
-}
-_TERMS_A_QUERY = 500
-_LIFT = np.float32(2**40)
-_REBUILD = "Rebuild it: searchfit fit with --force index."
-
-
-def build(
-    folder: Path,
-    passages: Iterable[pa.RecordBatch],
-    postings: Iterable[pa.RecordBatch],
-    info: Mapping[str, Any],
-) -> None:
-    """Write an index version; what an earlier, unfinished build left in the folder is replaced.
-
-    `passages` holds row (0, 1, 2 ...), the fields of records.PASSAGES, vector (d,), sentence_vectors (any
-    number, d), and the metadata columns; `postings` is as TERMS, a term in one row. `info` is JSON;
-    info["metadata"] lists {"name": the user's column, "column": as stored, "type": as in filters.TYPES or
-    another, which is kept but not filtered on}; info["similarity"] says how vectors are compared, "cosine"
-    (the default) or "dot". NaN in metadata becomes null, timestamps keep microseconds.
-
-    Raises SearchfitError for vectors that are not finite or of several lengths, for rows that are not
-    dense, and for values that do not fit their column's type; WorkspaceError when writing fails.
-    """
-    import lancedb
-    from lancedb.index import BTree
-
-    (folder / "info.json").unlink(missing_ok=True)
-    for name in ("passages", "terms"):
-        shutil.rmtree(folder / f"{name}.lance", ignore_errors=True)
-    batches = iter(passages)
-    first = next(batches, None)
-    if first is None:
-        raise SearchfitError("there are no passages to index.", "Check that the source has documents.")
-    schema = _stored_schema(first.schema, info)
-    try:
-        database = lancedb.connect(str(folder))
-        stored = _create(database, "passages", schema, _checked(chain([first], batches), schema))
-        terms = _create(database, "terms", TERMS, (batch.cast(TERMS) for batch in postings))
-        if terms.count_rows():
-            terms.create_index("term", config=BTree())
-        counts = {"format": FORMAT, "passages": stored.count_rows(), "terms": terms.count_rows()}
-    except (OSError, RuntimeError) as error:
-        raise WorkspaceError(
-            f"the index could not be written to {folder}: {error}", "Is the disk full or read only?"
-        ) from error
-    for file in folder.rglob("*"):
-        if file.is_file():
-            sync_file(file)
-    write_json(folder / "info.json", {**info, "store": counts})
-
-
-def _stored_schema(schema: pa.Schema, info: Mapping[str, Any]) -> pa.Schema:
-    """The schema that is stored: metadata columns of filterable types get one Arrow type each."""
-    types = {column["column"]: column["type"] for column in info.get("metadata", ())}
-
-    def stored(field: pa.Field) -> pa.Field:
-        kind = types.get(field.name, "")
-        if kind == "timestamp":
-            zone = "UTC" if getattr(field.type, "tz", None) else None
-            return field.with_type(pa.timestamp("us", zone))
-        return field.with_type(_TYPES.get(kind, field.type))
-
-    return pa.schema([stored(field) for field in schema])
-
-
-def _create(database: Any, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Any:
-    """A table of streamed batches. An error of the stream, which LanceDB would wrap, is raised as it was."""
-    failures: list[Exception] = []
-
-    def stream() -> Iterator[pa.RecordBatch]:
-        try:
-            yield from batches
-        except Exception as error:
-            failures.append(error)
-            raise
-
-    try:
-        # Without the schema, LanceDB would guess from the names which columns are vectors.
-        reader = pa.RecordBatchReader.from_batches(schema, stream())
-        return database.create_table(name, reader, schema=schema)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise failures[0] if failures else error from None
-
-
-def _checked(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    count = 0
-    for batch in batches:
-        stored = pa.record_batch([_cast(batch, field) for field in schema], schema=schema)
-        rows = stored["row"].to_numpy(zero_copy_only=False)
-        if not np.array_equal(rows, np.arange(count, count + len(rows))):
-            raise SearchfitError(f"passage rows must be {count}, {count + 1} ..., got {rows[:3]} ...")
-        for name in _VECTORS:
-            _check_vectors(stored, name)
-        count += len(rows)
-        yield stored
-
-
-def _cast(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
-    try:
-        # Finer timestamps lose their nanoseconds; everything else has to fit.
-        column = batch[field.name].cast(field.type, safe=not pa.types.is_timestamp(field.type))
-    except (KeyError, pa.ArrowException) as error:
-        raise SearchfitError(f"column {field.name!r} is not {field.type} in every row: {error}") from error
-    if not pa.types.is_floating(field.type):
-        return column
-    return pc.if_else(pc.is_nan(column), pa.scalar(None, field.type), column)
-
-
-def _check_vectors(batch: pa.RecordBatch, name: str) -> None:
-    column = batch[name]
-    numbers = column.flatten() if name == "vector" else column.flatten().flatten()
-    if not column.null_count and not numbers.null_count and np.isfinite(numbers.to_numpy()).all():
-        return
-    bad = next(row for row, vectors in enumerate(column) if not _finite(vectors))
-    raise SearchfitError(
-        f"the {name} of passage {batch['id'][bad].as_py()!r} holds numbers that are not finite.",
-        "The model is damaged or its precision overflows: try --set model.precision=fp32.",
-    )
-
-
-def _finite(vectors: pa.Scalar) -> bool:
-    return vectors.is_valid and bool(np.isfinite(np.array(vectors.as_py(), dtype=float)).all())
+__all__ = ["LanceStore", "build"]
 
 
 class LanceStore:
-    """An index version that `build` wrote; see stores.Store. Safe to share between threads.
+    """The segments of an index version in row order, without the deleted rows; see stores.Store.
 
-    Raises WorkspaceError when the folder is absent, unfinished, damaged or of another format.
+    `segments` is a folder that `build` wrote, or segments that are open; `info` and `generation` tell of the
+    index as a whole. Safe to share between threads.
+    Raises WorkspaceError when a folder is absent, unfinished, damaged or of another format.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = Path(folder)
-        self.info, counts = _read_info(self._folder)
-        self._count: int = counts["passages"]
-        import lancedb
-
-        with self._reading():
-            database = lancedb.connect(str(folder))
-            self._passages = database.open_table("passages")
-            self._terms = database.open_table("terms")
-            found = {"passages": self._passages.count_rows(), "terms": self._terms.count_rows()}
-        if found != {name: counts[name] for name in found}:
-            raise WorkspaceError(f"the index {folder} holds {found}, expected {counts}.", _REBUILD)
-        self._similarity: str = self.info.get("similarity", "cosine")
+    def __init__(
+        self,
+        segments: Path | Sequence[Segment],
+        deleted: Rows | None = None,
+        info: Mapping[str, Any] | None = None,
+        generation: int | None = None,
+    ) -> None:
+        self.segments = [Segment(segments)] if isinstance(segments, Path) else list(segments)
+        self.info: dict[str, Any] = dict(self.segments[0].info if info is None else info)
+        if generation is not None:
+            self.info["generation"] = generation
+        self.deleted: Rows = np.empty(0, np.int64) if deleted is None else deleted
+        self.live = [_live(segment, self.deleted) for segment in self.segments]
+        parts = [_kept(segment.rows, live) for segment, live in self.parts()]
+        self.rows: Rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        """The rows that there are, ascending."""
         metadata = self.info.get("metadata", ())
-        self._metadata = {column["name"]: column["column"] for column in metadata}
-        self._names = {**_OWN, **self._metadata}
-        types = dict.fromkeys(_OWN, "string") | {column["name"]: column["type"] for column in metadata}
+        types = dict.fromkeys(OWN, "string") | {column["name"]: column["type"] for column in metadata}
         self.columns = {name: kind for name, kind in types.items() if kind in TYPES}
+        self._matching = lru_cache(maxsize=4)(self._matching_places)
+
+    def parts(self) -> Iterator[tuple[Segment, npt.NDArray[np.bool_] | None]]:
+        """Each segment and which of its places live, None for all."""
+        return zip(self.segments, self.live, strict=True)
+
+    @property
+    def documents(self) -> npt.NDArray[np.int32]:
+        """The document of each row, ascending."""
+        parts = [_kept(segment.documents, live) for segment, live in self.parts()]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def count(self) -> int:
         """Number of passages."""
-        return self._count
+        return len(self.rows)
 
     def nearest(
         self, vector: Floats, column: VectorColumn, k: int, where: Filter | None = None
     ) -> tuple[Rows, Floats]:
-        """See Store. Passages without a vector to compare (no sentence, a cosine of zeros) are not found."""
-        size = self._passages.schema.field("vector").type.list_size
+        """See Store. Passages without a sentence are not found by sentences."""
+        size = self.segments[0].vectors.shape[1]
         if vector.shape != (size,) or not np.isfinite(vector).all():
             got = f"shape {vector.shape}, {np.count_nonzero(~np.isfinite(vector))} of them not finite"
             raise SearchfitError(f"expected a query vector of {size} finite numbers, got {got}.")
-        if k < 1 or not self._count:
-            return np.empty(0, np.int64), np.empty(0, np.float32)
-        # LanceDB tells a dot product as 1 - dot, which would swallow the digits of a small one.
-        lift = _LIFT if self._similarity == "dot" else np.float32(1)
-        query = self._passages.search(vector.astype(np.float32) * lift, vector_column_name=column)
-        query = query.distance_type(self._similarity).bypass_vector_index().limit(min(k, self._count))
-        if where is not None:
-            query = query.where(expression(where, self._names), prefilter=True)
-        with self._reading():
-            found = query.select(["row", "_distance"]).to_arrow()
-        rows = found["row"].to_numpy().astype(np.int64)
-        similarities = (np.float32(1) - found["_distance"].to_numpy()) / lift
-        best = np.lexsort((rows, -similarities))
-        return rows[best], similarities[best]
+        k = max(k, 0)
+        rows, similarities = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+        allowed = self.selected(where) if where is not None else [None] * len(self.segments)
+        for (segment, live), among in zip(self.parts(), allowed, strict=True):
+            spare = int(np.count_nonzero(~live)) if live is not None and among is None else 0
+            places, found = segment.nearest(vector.astype(np.float32), column, k, among, spare)
+            if spare and live is not None:
+                places, found = places[live[places]], found[live[places]]
+            rows.append(segment.rows[places])
+            similarities.append(found)
+        all_rows, all_found = np.concatenate(rows), np.concatenate(similarities)
+        best = np.lexsort((all_rows, -all_found))[:k]
+        return all_rows[best], all_found[best]
+
+    def selected(self, where: Filter) -> list[Rows | None]:
+        """The living places by segment that the filter lets through, ascending."""
+        return self._matching(where)
+
+    def _matching_places(self, where: Filter) -> list[Rows | None]:
+        found: list[Rows | None] = []
+        for segment, live in self.parts():
+            places = segment.matching(where)
+            found.append(places if live is None else places[live[places]])
+        return found
+
+    def rows_of(self, document_id: str) -> Rows:
+        """The rows of a document, ascending; none when it is not in the index."""
+        found = [np.empty(0, np.int64)]
+        for segment, live in self.parts():
+            places = segment.places_of(document_id)
+            found.append(segment.rows[places if live is None else places[live[places]]])
+        return np.concatenate(found)
 
     def matching(self, where: Filter) -> Rows:
         """See Store."""
-        query = self._passages.search().where(expression(where, self._names)).select(["row"])
-        with self._reading():
-            return np.sort(query.to_arrow()["row"].to_numpy().astype(np.int64))
+        parts = zip(self.segments, self.selected(where), strict=True)
+        return np.concatenate([segment.rows[places] for segment, places in parts])
 
     def vectors(self, rows: Rows | Sequence[int]) -> tuple[Floats, Floats, Rows]:
         """See Store."""
-        table = self._take(rows, _VECTORS)
-        passages, sentences = (table[name].combine_chunks() for name in _VECTORS)
-        size = passages.type.list_size
-        offsets = _offsets(sentences)
-        return (
-            passages.flatten().to_numpy().reshape(-1, size),
-            sentences.flatten().flatten().to_numpy().reshape(-1, size),
-            offsets,
-        )
+        wanted = np.asarray(rows, np.int64)
+        if len(self.segments) == 1:
+            return self.segments[0].take(self._places(wanted)[0][2])
+        size = self.segments[0].vectors.shape[1]
+        vectors = np.empty((len(wanted), size), np.float32)
+        sentences: list[Floats] = [np.empty((0, size), np.float32)] * len(wanted)
+        for number, own, places in self._places(wanted):
+            vectors[own], found, offsets = self.segments[number].take(places)
+            for place, start, end in zip(own, offsets[:-1], offsets[1:], strict=True):
+                sentences[place] = found[start:end]
+        offsets = np.cumsum([0, *map(len, sentences)]).astype(np.int64)
+        return vectors, np.concatenate([*sentences, np.empty((0, size), np.float32)]), offsets
 
     def postings(self, terms: Sequence[str]) -> dict[str, tuple[Rows, Floats]]:
         """See Store."""
-        from lancedb.expr import col
-
-        wanted = list(dict.fromkeys(terms))
         found: dict[str, tuple[Rows, Floats]] = {}
-        for start in range(0, len(wanted), _TERMS_A_QUERY):
-            some = wanted[start : start + _TERMS_A_QUERY]
-            with self._reading():
-                table = self._terms.search().where(col("term").isin(some)).to_arrow()
-            lists = table["rows"].combine_chunks()
-            offsets = _offsets(lists)
-            rows = lists.flatten().to_numpy().astype(np.int64)
-            frequencies = table["frequencies"].combine_chunks().flatten().to_numpy()
-            for place, term in enumerate(table["term"].to_pylist()):
-                own = slice(offsets[place], offsets[place + 1])
-                found[term] = rows[own], frequencies[own]
+        for term in dict.fromkeys(terms):
+            rows, frequencies = [], []
+            for segment, live in self.parts():
+                places, counts = segment.postings.find(term)
+                rows.append(segment.rows[_kept(places, None if live is None else live[places])])
+                frequencies.append(_kept(counts, None if live is None else live[places]))
+            if any(map(len, rows)):
+                found[term] = np.concatenate(rows), np.concatenate(frequencies)
         return found
+
+    def lengths(self) -> Floats:
+        """Index terms of each passage, in row order."""
+        return np.concatenate([_kept(segment.postings.lengths, live) for segment, live in self.parts()])
 
     def fetch(self, rows: Rows | Sequence[int]) -> list[dict[str, Any]]:
         """See Store."""
-        stored = set(self._metadata.values())
-        fields = [name for name in self._passages.schema.names if name not in {*stored, *_VECTORS}]
-        return [
-            {field: record[field] for field in fields}
-            | {"metadata": {name: record[column] for name, column in self._metadata.items()}}
-            for record in self._take(rows, [*fields, *stored]).to_pylist()
-        ]
+        wanted = np.asarray(rows, np.int64)
+        found: dict[int, dict[str, Any]] = {}
+        for number, _, places in self._places(wanted):
+            unique = np.unique(places)
+            fields = self.segments[number].fetch(unique)
+            found |= dict(zip(self.segments[number].rows[unique].tolist(), fields, strict=True))
+        return [found[row] for row in wanted.tolist()]
+
+    def document_ids(self, rows: Rows | Sequence[int]) -> list[str]:
+        """The documents of rows, in the order asked."""
+        wanted = np.asarray(rows, np.int64)
+        found: dict[int, str] = {}
+        for number, _, places in self._places(wanted):
+            unique = np.unique(places)
+            ids = self.segments[number].document_ids(unique)
+            found |= dict(zip(self.segments[number].rows[unique].tolist(), ids, strict=True))
+        return [found[row] for row in wanted.tolist()]
 
     def scan(self, columns: Sequence[str], batch: int = 1024) -> Iterator[pa.RecordBatch]:
         """See Store."""
-        count = 0
-        with self._reading():
-            query = self._passages.search().select(list(dict.fromkeys(["row", *columns])))
-            for found in query.to_batches(batch):
-                rows = found["row"].to_numpy()
-                self._expect(rows, np.arange(count, count + len(rows)))
-                count += len(rows)
-                yield found.select(list(columns))
-        self._expect(np.array(count), np.array(self._count))
+        for segment, live in self.parts():
+            for start, found in segment.scan(columns, batch):
+                kept = found if live is None else found.filter(live[start : start + found.num_rows])
+                if kept.num_rows:
+                    yield kept
 
-    def _take(self, rows: Rows | Sequence[int], columns: Sequence[str]) -> pa.Table:
-        """Stored columns of some rows, in the order asked, which may repeat rows."""
-        wanted = np.asarray(rows, np.int64)
-        if wanted.size and not 0 <= wanted.min() <= wanted.max() < self._count:
-            raise IndexError(f"rows go from 0 to {self._count - 1}, got {wanted.min()} to {wanted.max()}")
-        unique, places = np.unique(wanted, return_inverse=True)
-        query = self._passages.take_offsets(unique.tolist()).select(list(dict.fromkeys(["row", *columns])))
-        with self._reading():
-            table = query.to_arrow()
-        found = table["row"].to_numpy()
-        order = np.argsort(found)
-        self._expect(found[order], unique)
-        return table.take(order[places])
-
-    def _expect(self, rows: Rows, expected: Rows) -> None:
-        if not np.array_equal(rows, expected):
-            raise WorkspaceError(f"the index {self._folder} has lost its row order.", _REBUILD)
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, RuntimeError, ValueError) as error:
-            raise WorkspaceError(f"the index {self._folder} cannot be read: {error}", _REBUILD) from error
+    def _places(self, rows: Rows) -> list[tuple[int, Rows, Rows]]:
+        """By segment: (its number, which of `rows` lie in it, their places there)."""
+        here: list[tuple[int, Rows, Rows]] = []
+        there = np.zeros(len(rows), np.bool_)
+        for number, (segment, live) in enumerate(self.parts()):
+            places = segment.places(rows)
+            own = np.flatnonzero(places >= 0 if live is None else (places >= 0) & live[places])
+            there[own] = True
+            if len(own) or number == 0:
+                here.append((number, own, places[own]))
+        if not there.all():
+            missing = rows[~there][:3].tolist()
+            raise IndexError(f"the index has no rows {missing}; it holds {self.count()}.")
+        return here
 
 
-def _read_info(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the index was built with, and what the store noted of itself."""
-    file = folder / "info.json"
-    try:
-        info = json.loads(file.read_text(encoding="utf-8"))
-        counts = info.pop("store")
-        known = counts["format"] == FORMAT
-    except FileNotFoundError as error:
-        raise WorkspaceError(
-            f"there is no finished index in {folder}.", "Build it: searchfit fit."
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WorkspaceError(f"the index description {file} is damaged: {error!r}", _REBUILD) from error
-    if not known:
-        raise WorkspaceError(f"the index {folder} has format {counts['format']}, not {FORMAT}.", _REBUILD)
-    return info, counts
+def _live(segment: Segment, deleted: Rows) -> npt.NDArray[np.bool_] | None:
+    places = segment.places(deleted)
+    dead = places[places >= 0]
+    if not len(dead):
+        return None
+    live = np.ones(segment.count, np.bool_)
+    live[dead] = False
+    return live
 
 
-def _offsets(lists: pa.ListArray) -> Rows:
-    lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
-    return np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
-
-
-def expression(where: Filter, names: Mapping[str, str], negated: bool = False) -> Any:
-    """The filter as a LanceDB expression, over stored columns: `names` maps the user's column to its own.
-
-    Values only ever become literals, never text of a query.
-    """
-    if isinstance(where, Not):
-        return expression(where.part, names, not negated)
-    if isinstance(where, (Every, Either)):
-        # Negation goes down to the comparisons: LanceDB's optimiser takes `x in (1) and x in (2)` for false
-        # where x is null, and the negation of that, which is unknown, for true.
-        join = operator.and_ if isinstance(where, Every) != negated else operator.or_
-        return _balanced(join, [expression(part, names, negated) for part in where.parts])
-    if not negated:
-        return _atom(where, names)
-    if isinstance(where, Missing):
-        return ~_atom(where, names)
-    # For the same reason a negation asks for a value: `not x in (1) or not x in (2)` is not true of null.
-    return ~_atom(Missing(where.column), names) & ~_atom(where, names)
-
-
-def _atom(where: Compare | Member | Missing, names: Mapping[str, str]) -> Any:
-    from lancedb.expr import col, func, lit
-
-    column = col(names[where.column])
-    if isinstance(where, Missing):
-        # There is no IS NULL among the expressions, but concat reads a null as "".
-        length = func("octet_length", column.cast("string"))
-        return func("concat", length.cast("string"), lit("")) == lit("")
-    if isinstance(where, Member):
-        return column.isin(where.values)
-    if where.operator == "starts with":
-        return _starts_with(column, str(where.value))
-    return _OPERATORS[where.operator](column, lit(where.value))
-
-
-_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    "=": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "contains": lambda column, value: column.contains(value),
-}
-
-
-def _balanced(join: Callable[[Any, Any], Any], parts: Sequence[Any]) -> Any:
-    """Joined as a tree: a chain of thousands would overflow LanceDB's stack, which ends the process."""
-    if len(parts) < 3:
-        return reduce(join, parts)
-    middle = len(parts) // 2
-    return join(_balanced(join, parts[:middle]), _balanced(join, parts[middle:]))
-
-
-def _starts_with(column: Any, prefix: str) -> Any:
-    """There is no such operator: the range from the prefix to the first text after all that start so."""
-    from lancedb.expr import lit
-
-    body = prefix.rstrip("\U0010ffff")
-    if not body:
-        return column >= lit(prefix)
-    after = ord(body[-1]) + 1
-    # UTF-8 has no surrogates: the next character after U+D7FF is U+E000.
-    end = body[:-1] + chr(0xE000 if after == 0xD800 else after)
-    return (column >= lit(prefix)) & (column < lit(end))
+def _kept(values: npt.NDArray[Any], live: npt.NDArray[np.bool_] | None) -> npt.NDArray[Any]:
+    return values if live is None else values[live]

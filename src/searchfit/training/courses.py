@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from searchfit.config import Settings, TrainSettings
+from searchfit.encoders import locate
+from searchfit.encoders.build import has_two_towers, transformer_folder
 from searchfit.errors import MissingExtraError, SettingsError
 from searchfit.fusion import Rows, Vectors
 from searchfit.objectives import OBJECTIVES, Objective, load_objective
@@ -59,6 +62,27 @@ def check(settings: Settings) -> None:
         raise MissingExtraError("train.lora_rank", "lora")
     for name in train.report_to:
         check_report(name)
+    if train.towers == "shared" and has_two_towers(locate(settings.model.name)):
+        raise SettingsError(
+            f'train.towers = "shared", but the model {settings.model.name} has two towers.',
+            'Set train.towers = "separate" or "query", or begin from the model that it was made from.',
+        )
+    if train.matryoshka:
+        _check_matryoshka(settings)
+
+
+def _check_matryoshka(settings: Settings) -> None:
+    asked = f"train.matryoshka = {list(settings.train.matryoshka)}"
+    if settings.model.similarity == "dot":
+        raise SettingsError(
+            f'{asked} scales shortened vectors to unit length, model.similarity = "dot" needs their lengths.',
+            "Leave one of them out.",
+        )
+    file = transformer_folder(locate(settings.model.name)) / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    whole = settings.model.head_dim or int(config.get("hidden_size", 0))
+    if min(settings.train.matryoshka) < 1 or (whole and max(settings.train.matryoshka) > whole):
+        raise SettingsError(f"{asked}: lengths from 1 to the model's {whole or 'own'} are needed.")
 
 
 def names(settings: TrainSettings) -> list[str]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from searchfit.config import ModelSettings, PretrainSettings
 from searchfit.encoders import locate
-from searchfit.encoders.build import same, towers_of, transformer_folder
+from searchfit.encoders.build import has_two_towers, same, towers_of, transformer_folder
 from searchfit.encoders.sentence import SentenceEncoder
 from searchfit.errors import SettingsError
 from searchfit.training import parallel
@@ -57,7 +57,7 @@ def check_pretrain(model: ModelSettings, settings: PretrainSettings) -> None:
     asked = f'pretrain.objective = "{settings.objective}"'
     if not kind:
         raise SettingsError(f"{asked}, but the model {model.name} has no transformer.", "Use another model.")
-    if any((folder / sub).is_dir() for sub in ("document_0_Transformer", "query_0_Transformer")):
+    if has_two_towers(folder):
         raise SettingsError(
             f"{asked}, but the model {model.name} has two towers.",
             "Pretrain the model that its towers began from.",

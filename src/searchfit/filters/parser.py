@@ -1,102 +1,33 @@
-"""The filter language: `price < 300000 and (city in ("Zaragoza", "Huesca") or not sold)`.
-
-A filter is parsed against the columns that there are and their types, so that a wrong name or value is an
-error with its place rather than an empty result.
-
-    comparison   column  = == != <> < <= > >=  value
-    membership   column [not] in (value, ...)
-    text         column [not] contains "part"     column [not] starts with "part"     (case counts)
-    absence      column is [not] null
-    yes or no    column                            (a bool column by itself)
-    together     and, or, not, parentheses; `not` binds closest, then `and`, then `or`
-
-Words of the language may be in any case. A column whose name has spaces or odd characters, or is a word of
-the language, goes between backticks (a backtick in it is doubled). Text goes between single or double
-quotes; in it, a doubled quote stands for a quote, and \\\\ \\' \\" \\n \\r \\t for what they usually mean.
-Dates are "2024-12-31"; timestamps may go on "2024-12-31T23:59:59.5+01:00", are UTC where no offset is
-given, and a timestamp without a time is midnight.
-
-Nulls follow SQL: a comparison with a null is neither true nor false, so that on a row without a price
-neither `price < 3` nor `not price < 3` matches. NaN counts as null.
-"""
+"""The parser of the filter language."""
 
 from __future__ import annotations
 
 import difflib
-import operator
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from typing import Any, Literal, NoReturn, TypeAlias
+from typing import NoReturn
 
 from searchfit.errors import FilterError
+from searchfit.filters.tree import (
+    COMPARE,
+    TYPES,
+    Compare,
+    Either,
+    Every,
+    Filter,
+    Member,
+    Missing,
+    Not,
+    Operator,
+    Scalar,
+)
 
 MAX_CHARS = 100_000
 MAX_DEPTH = 50  # of parentheses: stores overflow their stack on deep expressions
-
-TYPES = {
-    "int": "whole numbers such as 3",
-    "float": "numbers such as 2.5",
-    "bool": "true or false",
-    "string": 'text such as "Huesca"',
-    "date": 'dates such as "2024-12-31"',
-    "timestamp": 'timestamps such as "2024-12-31T23:59:59"',
-}
-"""The types of columns that can be filtered on, in words."""
-
-Operator = Literal["=", "!=", "<", "<=", ">", ">=", "contains", "starts with"]
-Scalar: TypeAlias = bool | int | float | str | date | datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Compare:
-    """`column operator value`; the value has the column's type, a timestamp is naive UTC."""
-
-    column: str
-    operator: Operator
-    value: Scalar
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """`column in (values)`; never empty."""
-
-    column: str
-    values: tuple[Scalar, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """`column is null`."""
-
-    column: str
-
-
-@dataclass(frozen=True, slots=True)
-class Not:
-    """`not part`."""
-
-    part: Filter
-
-
-@dataclass(frozen=True, slots=True)
-class Every:
-    """`part and part ...`; two parts or more."""
-
-    parts: tuple[Filter, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Either:
-    """`part or part ...`; two parts or more."""
-
-    parts: tuple[Filter, ...]
-
-
-Filter: TypeAlias = "Compare | Member | Missing | Not | Every | Either"
 
 
 def parse(text: str, columns: Mapping[str, str]) -> Filter:
@@ -109,49 +40,6 @@ def parse(text: str, columns: Mapping[str, str]) -> Filter:
     if len(text) > MAX_CHARS:
         raise FilterError(f"the filter has {len(text):,} characters, at most {MAX_CHARS:,} are read.")
     return _Parser(text, columns).whole()
-
-
-def matches(filter: Filter, row: Mapping[str, Any]) -> bool:
-    """Whether the filter is true of a row, given as column name -> value; an absent column is null."""
-    return _truth(filter, row) is True
-
-
-_COMPARE: dict[Operator, Callable[[Any, Any], bool]] = {
-    "=": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "contains": operator.contains,
-    "starts with": str.startswith,
-}
-
-
-def _truth(filter: Filter, row: Mapping[str, Any]) -> bool | None:
-    """True, false, or None where a null leaves it open."""
-    if isinstance(filter, Not):
-        truth = _truth(filter.part, row)
-        return None if truth is None else not truth
-    if isinstance(filter, (Every, Either)):
-        decisive = isinstance(filter, Either)
-        truths = [_truth(part, row) for part in filter.parts]
-        return decisive if decisive in truths else None if None in truths else not decisive
-    value = _plain(row.get(filter.column))
-    if isinstance(filter, Missing):
-        return value is None
-    if value is None:
-        return None
-    if isinstance(filter, Member):
-        return value in filter.values
-    return _COMPARE[filter.operator](value, filter.value)
-
-
-def _plain(value: Any) -> Any:
-    """A row's value as filters hold values: NaN is null, timestamps are naive UTC."""
-    if isinstance(value, datetime) and value.tzinfo is not None:
-        return value.astimezone(timezone.utc).replace(tzinfo=None)
-    return None if value != value else value  # noqa: PLR0124
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +70,7 @@ _TOKEN = re.compile(
 )
 
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", "'": "'", '"': '"'}
-_SIGNS: dict[str, Operator] = {sign: sign for sign in _COMPARE} | {"==": "=", "<>": "!="}
+_SIGNS: dict[str, Operator] = {sign: sign for sign in COMPARE} | {"==": "=", "<>": "!="}
 _WORDS = frozenset({"and", "or", "not", "in", "is", "null", "contains", "starts", "with", "true", "false"})
 _QUOTING = "Column names with odd characters go between backticks, text between quotes."
 
@@ -292,8 +180,8 @@ class _Parser:
         folded = {column.casefold(): column for column in self._columns}
         near = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=3)]
         if near:
-            return f"Did you mean: {', '.join(map(_quoted, near))}?"
-        names = [f"{_quoted(column)} ({kind})" for column, kind in self._columns.items()]
+            return f"Did you mean: {', '.join(map(quoted, near))}?"
+        names = [f"{quoted(column)} ({kind})" for column, kind in self._columns.items()]
         return f"The columns are: {', '.join(names)}." if names else "There are no columns to filter on."
 
     def _value(self, column: str, sign: Operator = "=") -> Scalar:
@@ -392,7 +280,7 @@ def _moment(text: str, kind: str) -> date | datetime | None:
         return None
 
 
-def _quoted(column: str) -> str:
+def quoted(column: str) -> str:
     """A column's name as it is written in a filter."""
     bare = re.fullmatch(r"[^\W\d][\w.]*", column) and column.lower() not in _WORDS
     return column if bare else "`" + column.replace("`", "``") + "`"

@@ -1,0 +1,69 @@
+"""What a search found before anything is fetched: re-ranked where the engine says so, and explained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from searchfit.encoders.cross import sigmoid
+from searchfit.fusion import Rows
+from searchfit.legs import Scored
+from searchfit.records import Engine
+from searchfit.rerank import PairScores, places
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The passages that were found with their scores, the places among them that are shown, best first, and
+    the engine that ranked them. `read` has what a re-ranker said (0..1) of passages, by place, and `first`
+    their scores before it."""
+
+    engine: Engine
+    scored: Scored
+    shown: list[int]
+    read: Mapping[int, float] = field(default_factory=dict)
+    first: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> Rows:
+        """The rows that are shown, best first."""
+        return self.scored.rows[self.shown]
+
+    def reranked(self, query: str, pairs: PairScores) -> Found:
+        """The same in the order of the engine's re-ranker; as it is where the engine has none."""
+        if not self.engine.reranker or not self.shown:
+            return self
+        shown = np.array(self.shown)
+        first, head = self.scored.scores[shown], shown[: self.engine.rerank_depth]
+        raw = pairs([query], self.scored.rows[head][None, :])
+        values, order = places(self.engine, first[None, :], raw)
+        scores = self.scored.scores.copy()
+        scores[shown[order[0]]] = values[0]
+        return Found(
+            self.engine,
+            replace(self.scored, scores=scores),
+            shown[order[0]].tolist(),
+            dict(zip(head.tolist(), sigmoid(raw[0]).tolist(), strict=True)),
+            dict(zip(head.tolist(), first.tolist(), strict=False)),
+        )
+
+    def scores(self, place: int, explain: bool) -> dict[str, float]:
+        """The scores that led to a hit: of the legs and, where it was read again, of the re-ranker beside
+        that of the first stage. With `explain` also its rank in each leg that gave it, and the weights."""
+        scored = self.scored
+        scores = {
+            "dense": round(float(scored.dense[place]), 6),
+            "keyword": round(float(scored.keyword[place]), 6),
+        }
+        if place in self.read:
+            scores |= {"first_stage": round(self.first[place], 6), "reranker": round(self.read[place], 6)}
+        if explain:
+            row = int(scored.rows[place])
+            scores |= {f"{leg}_rank": ranks[row] for leg, ranks in scored.ranks.items() if row in ranks}
+            engine = self.engine
+            scores |= {"dense_weight": engine.dense_weight, "keyword_weight": engine.keyword_weight}
+            if engine.reranker:
+                scores["rerank_weight"] = engine.rerank_weight
+        return scores

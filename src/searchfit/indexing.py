@@ -1,0 +1,139 @@
+"""Documents, passages, vectors and postings into a segment of an index; for a fit and for additions alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from searchfit.keyword import KeywordIndex
+from searchfit.records import METADATA_PREFIX
+from searchfit.search import ArrayCorpus
+from searchfit.stores.building import build, vector_array
+from searchfit.workspace import write_table
+
+CATALOG = pa.schema(
+    [
+        ("id", pa.string()),
+        ("content", pa.binary(16)),
+        ("whole", pa.binary(16)),
+        ("row", pa.int64()),
+        ("rows", pa.int32()),
+    ]
+)
+"""catalog.parquet of a segment: its documents that have passages, in order. `content` is a hash of title and
+text, `whole` of the metadata besides; `row` is the first of its `rows` passages, which follow one another as
+the segment was written."""
+
+_BATCH = 1024
+_TERMS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a segment is made of: the tables of documents and passages (records.DOCUMENTS, PASSAGES), the
+    passages' vectors and keywords, and the numbers that the first passage and the first document get."""
+
+    documents: Path
+    passages: Path
+    corpus: ArrayCorpus
+    first_row: int = 0
+    first_document: int = 0
+
+
+def write_segment(
+    folder: Path, material: Material, info: Mapping[str, Any], progress: Callable[[str, int, int], None]
+) -> None:
+    """Write a segment with its catalog. Raises what `stores.segment.build` raises."""
+    names = [METADATA_PREFIX + column["name"] for column in info["metadata"]]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(folder / "catalog.parquet", _catalog(material, names))
+    rows = _passages(material, [column["column"] for column in info["metadata"]], names, progress)
+    build(folder, rows, _postings(material.corpus.keyword, material.first_row), info)
+
+
+def content_hash(title: str, text: str) -> bytes:
+    """What tells whether a document has to be split and encoded anew."""
+    return blake2b(json.dumps([title, text]).encode(), digest_size=16).digest()
+
+
+def whole_hash(content: bytes, metadata: Sequence[Any]) -> bytes:
+    """What tells whether anything of a document has changed."""
+    plain = [None if value != value else value for value in metadata]  # noqa: PLR0124
+    return blake2b(content + json.dumps(plain, default=str).encode(), digest_size=16).digest()
+
+
+def hashed(documents: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes, bytes]]:
+    """(id, content hash, whole hash) of each document of a table; `names` are its metadata columns."""
+    columns = ["id", "title", "text", *names]
+    for batch in pq.ParquetFile(documents).iter_batches(_BATCH, columns=columns):
+        for id_, title, text, *metadata in zip(*(batch[name].to_pylist() for name in columns), strict=True):
+            content = content_hash(title, text)
+            yield id_, content, whole_hash(content, metadata)
+
+
+def _catalog(material: Material, names: Sequence[str]) -> pa.Table:
+    every = list(hashed(material.documents, names))
+    counts = np.bincount(material.corpus.documents, minlength=len(every))
+    firsts = np.cumsum(counts) - counts + material.first_row
+    there = np.flatnonzero(counts)
+    columns = [pa.array([every[place][part] for place in there]) for part in range(3)]
+    numbers = [pa.array(firsts[there]), pa.array(counts[there])]
+    return pa.table(dict(zip(CATALOG.names, [*columns, *numbers], strict=True))).cast(CATALOG)
+
+
+def _passages(
+    material: Material,
+    columns: Sequence[str],
+    names: Sequence[str],
+    progress: Callable[[str, int, int], None],
+) -> Iterator[pa.RecordBatch]:
+    """The rows of the segment in order: passages with their vectors and the metadata of their documents."""
+    corpus = material.corpus
+    documents = pq.read_table(material.documents, columns=list(names))
+    start = 0
+    for batch in pq.ParquetFile(material.passages).iter_batches(_BATCH):
+        end = start + batch.num_rows
+        first, last = corpus.offsets[start], corpus.offsets[end]
+        offsets = (np.asarray(corpus.offsets[start : end + 1]) - first).astype(np.int32)
+        numbers = batch["document"].to_numpy() + material.first_document
+        made = {
+            "row": pa.array(np.arange(start, end) + material.first_row),
+            **{name: batch[name] for name in batch.schema.names},
+            "document": pa.array(numbers.astype(np.int32)),
+            "vector": vector_array(corpus.passages[start:end]),
+            "sentence_vectors": pa.ListArray.from_arrays(
+                pa.array(offsets), vector_array(corpus.sentences[first:last])
+            ),
+        }
+        of_rows = documents.take(batch["document"])
+        for column, name in zip(columns, names, strict=True):
+            made[column] = of_rows[name].combine_chunks()
+        yield pa.RecordBatch.from_pydict(made)
+        start = end
+        progress("index", end, corpus.count)
+
+
+def _postings(keyword: KeywordIndex, first_row: int) -> Iterator[pa.RecordBatch]:
+    for begin in range(0, len(keyword.vocabulary), _TERMS):
+        terms = keyword.vocabulary[begin : begin + _TERMS]
+        starts = np.asarray(keyword.starts[begin : begin + len(terms) + 1])
+        part = slice(starts[0], starts[-1])
+        offsets = pa.array((starts - starts[0]).astype(np.int32))
+        rows = keyword.rows[part].astype(np.int64) + first_row
+        yield pa.RecordBatch.from_pydict(
+            {
+                "term": pa.array(terms, pa.string()),
+                "rows": pa.ListArray.from_arrays(offsets, pa.array(rows)),
+                "frequencies": pa.ListArray.from_arrays(
+                    offsets, pa.array(np.asarray(keyword.frequencies[part]))
+                ),
+            }
+        )

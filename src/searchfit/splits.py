@@ -1,0 +1,50 @@
+"""Which generated questions train, and which judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from searchfit.config import Settings
+from searchfit.errors import SettingsError
+from searchfit.generators import parts
+
+JUDGE = b"judging generator"
+"""In the metadata of holdout.parquet: the generator whose questions judge and do not train; absent for
+none."""
+
+
+def judging_generator(settings: Settings) -> str:
+    """The generator whose questions are for dev and test alone, so that a model that learnt one writer's
+    habits is not measured by them; "" where any may do both. Raises SettingsError for one that is not at
+    hand."""
+    wanted = settings.holdout.judge
+    named = [part.name for part in parts(settings) if part.share > 0]
+    if wanted == "any" or (wanted == "auto" and len(named) < 2):
+        return ""
+    if wanted == "auto":
+        return named[-1]
+    if wanted not in named or len(named) < 2:
+        raise SettingsError(
+            f"holdout.judge {wanted!r} is not one of several generators; there is: {', '.join(named)}.",
+            'Name one of generate.generator, which has to name another one too, or write "auto" or "any".',
+        )
+    return wanted
+
+
+def pair_splits(pairs: Path, holdout: Path) -> npt.NDArray[np.str_]:
+    """For each row of pairs.parquet "train", "dev" or "test": the split of its document; "" for a question
+    that its generator keeps out of that split."""
+    table = pq.read_table(pairs, columns=["document", "generator"])
+    file = pq.ParquetFile(holdout)
+    split = np.asarray(file.read(columns=["split"])["split"].to_pylist(), dtype="<U5")
+    own: npt.NDArray[np.str_] = split[table["document"].to_numpy()]
+    judge = (file.schema_arrow.metadata or {}).get(JUDGE)
+    if judge is None:
+        return own
+    judges = np.array([name == judge.decode() for name in table["generator"].to_pylist()], bool)
+    kept: npt.NDArray[np.str_] = np.where(judges == (own != "train"), own, "")
+    return kept

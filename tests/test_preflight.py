@@ -1,0 +1,170 @@
+"""The check before a fit: what it finds in known corpora, that its forecast scales, what it leaves."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pipeline_tools import cli, one_thread
+
+from searchfit import preflight
+from searchfit.config import Settings, load_settings
+from searchfit.errors import SourceError
+from searchfit.pipeline import Fit
+from searchfit.preflight import check
+from searchfit.preflight.forecast import Probe, Work, forecast
+from searchfit.preflight.headroom import Headroom
+from searchfit.preflight.verdict import judge
+from searchfit.recipe import STAGES
+from searchfit.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def settings(small_settings: Settings) -> Settings:
+    return load_settings(base=small_settings, values={"generate.max_queries": 150, "train.epochs": 1})
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of temporary files, empty before and after."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def fitted(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A whole fit, to be forecast from itself."""
+    work = Fit(Workspace(tmp_path_factory.mktemp("preflight") / "ws"), settings)
+    with one_thread():
+        list(work.run())
+    return work.workspace
+
+
+def test_a_fit_is_forecast_from_itself(settings: Settings, fitted: Workspace) -> None:
+    spaces = dict.fromkeys(("whole", "wide", "narrow"), fitted)
+    work = Work.of(settings, spaces, 0)
+    stages = fitted.manifest()["stages"]
+    assert work.full.passages == stages["split"]["counts"]["passages"]
+    assert work.full.sentences == stages["split"]["counts"]["sentences"]
+    assert work.full.queries == pytest.approx(stages["generate"]["counts"]["queries"], rel=0.02)
+    assert work.full.kept == pytest.approx(stages["screen"]["counts"]["kept"], rel=0.02)
+    assert work.full.train == pytest.approx(work.narrow.train, rel=0.2)
+    assert work.full.steps == pytest.approx(stages["train"]["counts"]["steps"], abs=1)
+    found = forecast(settings, work, Probe(spaces, 0.0, 0.0, None))
+    for cost in found.stages:
+        seconds = stages[cost.stage]["seconds"]
+        if cost.stage not in {"evaluate", "choose", "train"}:  # these depend on what training finds
+            assert cost.seconds == pytest.approx(seconds, rel=0.3, abs=0.1), cost.stage
+        assert cost.memory_mb >= stages[cost.stage]["peak_memory_mb"]
+    assert found.seconds == pytest.approx(sum(cost.seconds for cost in found.stages), abs=0.1)
+
+
+def test_a_sample_is_scaled_to_the_whole(settings: Settings, fitted: Workspace) -> None:
+    spaces = dict.fromkeys(("whole", "wide", "narrow"), fitted)
+    work = Work.of(settings, spaces, 0)
+    many = replace(work.full, **{name: 10 * getattr(work.full, name) for name in ("passages", "characters")})
+    ten = Work(many, work.wide, work.narrow)
+    headroom = Headroom(9, 9, {}, "", 0.0, {work.narrow.passages: 1.0, 5 * work.narrow.passages: 3.0})
+    once = {c.stage: c for c in forecast(settings, work, Probe(spaces, 0.0, 0.0, None)).stages}
+    grown = {c.stage: c for c in forecast(settings, ten, Probe(spaces, 0.0, 0.0, headroom)).stages}
+    for stage in ("split", "keyword", "encode", "index"):
+        assert grown[stage].seconds == pytest.approx(10 * once[stage].seconds, rel=0.2, abs=0.1)
+    # A line through (1, 1) and (5, 3) is 5.5 at 10.
+    assert grown["mine"].seconds == pytest.approx(5.5 * once["mine"].seconds, rel=0.2, abs=0.1)
+    assert grown["generate"].seconds == once["generate"].seconds
+    assert all(grown[stage].memory_mb >= once[stage].memory_mb for stage in once)
+
+
+def test_the_check_finds_what_is_in_the_documents(
+    settings: Settings, corpus: list[Any], scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "_NARROW", (40, 10**6))
+    rows = [{"id": doc.id, "title": doc.title, "text": doc.text} for doc in corpus]
+    rows += [{"id": "copy", "title": "", "text": corpus[7].text}, {"id": "empty", "title": "", "text": " "}]
+    source = scratch.parent / "corpus.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with one_thread():
+        found = check(load_settings(base=settings, values={"source.source": str(source)}))
+    texts = [row["text"] for row in rows[:-1]]
+    assert found.corpus.documents == len(texts)
+    assert found.corpus.characters == sum(map(len, texts))
+    assert found.corpus.left_out == {"empty text": 1}
+    assert (found.corpus.same_text, found.corpus.without_title) == (1, 1)
+    assert found.corpus.chars["most"] == max(map(len, texts))
+    assert found.corpus.languages == {"english": 1.0}
+    assert 0 < found.corpus.beyond_window < 0.3
+    assert found.near.beyond_window <= 0.05
+    assert found.near.near_duplicates >= 1
+    assert found.headroom is not None
+    assert found.headroom.documents == 40
+    assert set(found.headroom.systems) == {"keyword", "dense", "blend", "engine"}
+    dense = found.headroom.systems["dense"]
+    assert 0 < dense["ndcg@10"] <= dense["recall@100"] <= 1
+    assert found.headroom.systems[found.headroom.best]["ndcg@10"] == max(
+        row["ndcg@10"] for row in found.headroom.systems.values()
+    )
+    assert [cost.stage for cost in found.forecast.stages] == [stage.name for stage in STAGES]
+    assert any("40 of 73 documents" in note for note in found.notes)
+    json.dumps(found.to_dict())
+
+
+def test_one_huge_document_in_another_language(settings: Settings, scratch: Path) -> None:
+    source = scratch.parent / "one.jsonl"
+    text = "Die Tür ist nicht mehr da und der Hund auch nicht, aber wir sind noch in dem Haus. " * 4_000
+    source.write_text(json.dumps({"id": "a", "text": text}), encoding="utf-8")
+    values = {"source.source": str(source), "source.title": ""}
+    with one_thread():
+        found = check(load_settings(base=settings, values=values))
+    assert found.corpus.documents == 1
+    assert found.corpus.languages == {"german": 1.0}
+    assert found.verdict.tuning == "unlikely"
+    assert any("of the characters" in note for note in found.notes)
+
+
+def test_a_source_that_holds_nothing(settings: Settings, scratch: Path) -> None:
+    source = scratch.parent / "nothing.jsonl"
+    source.write_text("", encoding="utf-8")
+    with pytest.raises(SourceError):
+        check(load_settings(base=settings, values={"source.source": str(source)}))
+    done = cli("check", source)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert cli("check", source, "--set", "no.such=1").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("train", "dense", "engine", "recall", "expected"),
+    [
+        (2000, 0.6, 0.7, 0.9, "likely"),
+        (499, 0.6, 0.7, 0.9, "open"),
+        (2000, 0.6, 0.61, 0.9, "open"),
+        (2000, 0.6, 0.7, 0.64, "open"),
+        (2000, 0.6, 0.6, 0.9, "unlikely"),
+        (7, 0.6, 0.7, 0.9, "unlikely"),
+    ],
+)
+def test_the_rule(
+    settings: Settings,
+    fitted: Workspace,
+    train: int,
+    dense: float,
+    engine: float,
+    recall: float,
+    expected: str,
+) -> None:
+    spaces = dict.fromkeys(("whole", "wide", "narrow"), fitted)
+    work = Work.of(settings, spaces, 0)
+    work = Work(replace(work.full, train=train), work.wide, work.narrow)
+    languages = preflight.Corpus(1, 1, {}, 0, 0, {}, 1, {"english": 1.0}, 96, 0.0, ())
+    systems = {"dense": {"ndcg@10": dense, "recall@100": recall}, "engine": {"ndcg@10": engine}}
+    headroom = Headroom(500, 100, systems, "engine", 0.01, {})
+    verdict = judge(settings, languages, headroom, work)
+    assert verdict.tuning == expected
+    assert verdict.reasons
