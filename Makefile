@@ -1,5 +1,6 @@
 # make demo    set up (once), fit a search engine to documentation on this machine, search it
 # make test    the tests; `make test-slow` the long ones; `make lint` style and types
+# make docs    the documentation as a site, in build/site
 #
 # make setup PYTHON=python3.12           another interpreter (3.10 to 3.13)
 # make setup TORCH="torch==2.13.0 ..."   another build of torch, with the options of pip that it takes
@@ -15,7 +16,7 @@ PIP := $(RUN) -m pip install --quiet --no-compile
 export PIP_PROGRESS_BAR := off
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-slow lint bench clean
+.PHONY: setup demo test test-slow lint docs bench clean
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
 
@@ -46,6 +47,13 @@ lint: setup
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
+
+# The site in build/site; `python3 -m http.server -d build/site` shows it. Pages told from the code are written anew.
+docs: setup
+	$(PIP) "mkdocs-material>=9.6,<10"
+	$(RUN) docs/reference.py
+	$(RUN) -m searchfit settings --markdown > docs/settings.md
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 # DATA: folders in the BEIR layout
 bench: setup

@@ -1,13 +1,14 @@
 """Time search over large indexes made of real passages: python benchmarks/search.py make|legs|whole ...
 
     make FOLDER --from WS --count N   an index of N passages: those of a fitted workspace, repeated
-    legs FOLDER                       nearest vectors: ours, LanceDB, faiss and usearch called directly
+    legs FOLDER                       nearest vectors: ours; LanceDB, faiss, usearch, pgvector called directly
     whole FOLDER                      from the question to the hits, its parts, and with filters
 
 Vectors get Gaussian noise of length 0.5 before they are scaled to unit length again, texts lose a tenth of
 their words; above 100,000 passages only the vectors differ. Sentences: `--sentences` a passage at most.
-faiss-cpu and usearch are compared where they are installed. Times are medians and 99th percentiles of one
-question at a time, in the wall's milliseconds and, for a machine with other work, the processor's.
+faiss-cpu and usearch are compared where they are installed, pgvector where a server is named: --postgres.
+Times are medians and 99th percentiles of one question at a time, in the wall's milliseconds and, for a
+machine with other work, the processor's.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,11 @@ from searchfit.records import encoded_text
 from searchfit.search import Searcher, open_searcher
 from searchfit.stores.building import build, vector_array
 from searchfit.stores.corpus import StoreCorpus
-from searchfit.stores.segment import Segment
 from searchfit.workspace import link_tree, size
 
 _BATCH = 4096
 _NOISE = 0.5
 _DISTINCT = 100_000
-Nearest = Callable[[np.ndarray, int], np.ndarray]
 
 
 def main() -> None:
@@ -52,6 +50,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--sentences", type=int, default=5)
     parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--postgres", default="", help="server with pgvector, for legs")
+    parser.add_argument("--engine", action="append", help="for legs: only this one; repeatable")
     options = parser.parse_args()
     {"make": make, "legs": legs, "whole": whole}[options.what](options)
 
@@ -163,108 +163,11 @@ def _postings(index: KeywordIndex, times: int, step: int = 1000) -> Iterator[pa.
 
 def legs(options: argparse.Namespace) -> None:
     """Nearest passages by each engine: recall@10, times, rate, build time, memory and disk."""
-    searcher = Searcher(options.folder)
-    segment = searcher.corpus.store.segments[0]
+    from nearest import compare
+
     questions = json.loads((options.folder / "questions.json").read_text(encoding="utf-8"))
-    queries = searcher.encoder.encode_queries(questions[: options.queries])
-    truth = np.concatenate(
-        [np.argsort(-(part @ segment.vectors.T), axis=1)[:, :10] for part in np.array_split(queries, 20)]
-    )
-    print(f"{'engine':22} recall@10  p50 ms  p99 ms  cpu ms  queries/s at 2  build s  memory MiB  disk MiB")
-
-    def ours(vector: np.ndarray, k: int) -> np.ndarray:
-        places, scores = segment.nearest(vector, "vector", k, None, 0)
-        return places[np.argsort(-scores)[:k]]
-
-    built = 0.0
-    _row("searchfit", ours, (queries, truth), (built, 0, _disk(options.folder)))
-    if segment.ann is not None:
-        _row(
-            "lancedb, refine 20",
-            _lance(segment),
-            (queries, truth),
-            (built, 0, size(options.folder / "vectors.lance") >> 20),
-        )
-    for name, maker in (
-        ("faiss HNSW 32", _faiss_hnsw),
-        ("faiss IVF-PQ 96", _faiss_ivf),
-        ("usearch f16", _usearch),
-    ):
-        before, started = _memory(), time.perf_counter()
-        try:
-            nearest = maker(np.ascontiguousarray(segment.vectors))
-        except ImportError:
-            print(f"{name:22} is not installed")
-            continue
-        _row(name, nearest, (queries, truth), (time.perf_counter() - started, _memory() - before, 0))
-
-
-def _row(
-    name: str, nearest: Nearest, asked: tuple[np.ndarray, np.ndarray], cost: tuple[float, int, int]
-) -> None:
-    queries, truth = asked
-    found = [nearest(vector, 10) for vector in queries]
-    recall = np.mean([len(np.intersect1d(one, true)) / 10 for one, true in zip(found, truth, strict=True)])
-    p50, p99, cpu = _times(lambda vector: nearest(vector, 10), list(queries))
-    with ThreadPoolExecutor(2) as pool:
-        started = time.perf_counter()
-        list(pool.map(lambda vector: nearest(vector, 10), queries))
-        rate = len(queries) / (time.perf_counter() - started)
-    build_s, memory, disk = cost
-    times = f"{p50:7.1f} {p99:7.1f} {cpu:7.1f} {rate:15.0f}"
-    print(f"{name:22} {recall:9.4f} {times} {build_s:8.0f} {memory:11} {disk:9}", flush=True)
-
-
-def _lance(segment: Segment) -> Nearest:
-    import lancedb
-
-    table = lancedb.connect(str(segment.folder)).open_table("vectors")
-    probes = segment.ann.tuned.probes if segment.ann else 0
-
-    def nearest(vector: np.ndarray, k: int) -> np.ndarray:
-        query = table.search(vector, vector_column_name="vector").distance_type("dot").nprobes(probes)
-        found = query.refine_factor(20).limit(k).select(["place", "_distance"]).to_arrow()
-        return np.asarray(found["place"].to_numpy())
-
-    return nearest
-
-
-def _faiss_hnsw(vectors: np.ndarray) -> Nearest:
-    import faiss
-
-    index = faiss.IndexHNSWFlat(vectors.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = 128
-    index.add(vectors)
-    index.hnsw.efSearch = 128
-    return lambda vector, k: np.asarray(index.search(vector[None], k)[1][0])
-
-
-def _faiss_ivf(vectors: np.ndarray) -> Nearest:
-    import faiss
-
-    index = faiss.index_factory(
-        vectors.shape[1], f"IVF{int(len(vectors) ** 0.5)},PQ96", faiss.METRIC_INNER_PRODUCT
-    )
-    index.train(
-        vectors[np.random.default_rng(0).choice(len(vectors), min(len(vectors), 50_000), replace=False)]
-    )
-    index.add(vectors)
-    index.nprobe = 32
-
-    def nearest(vector: np.ndarray, k: int) -> np.ndarray:
-        places = index.search(vector[None], 20 * k)[1][0]
-        places = np.sort(places[places >= 0])
-        return np.asarray(places[np.argsort(-(vectors[places] @ vector))[:k]])
-
-    return nearest
-
-
-def _usearch(vectors: np.ndarray) -> Nearest:
-    from usearch.index import Index
-
-    index = Index(ndim=vectors.shape[1], metric="ip", dtype="f16", expansion_search=128)
-    index.add(np.arange(len(vectors)), vectors)
-    return lambda vector, k: np.asarray(index.search(vector, k).keys).astype(np.int64)
+    queries = Searcher(options.folder).encoder.encode_queries(questions[: options.queries])
+    compare(options.folder, queries, options.postgres, options.engine or ())
 
 
 def whole(options: argparse.Namespace) -> None:

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from searchfit.config import ModelSettings, SourceSettings
+from searchfit.config import ModelSettings, Settings, SourceSettings
 from searchfit.encoders import load_encoder, locate
 from searchfit.objectives import load_objective
 from searchfit.sources import Row, open_source
@@ -181,7 +181,7 @@ def _cuda() -> bool:
 def _pairs(folder: Path | None, count: int) -> tuple[list[str], list[str], Any, Any]:
     """First sentences as queries, the rest of each document as its passage."""
     name = str(folder) if folder else "pydoc:json,email,logging,argparse,unittest,asyncio,http,xml,decimal"
-    source = open_source(SourceSettings(source=name))
+    source = open_source(Settings(source=SourceSettings(source=name)))
     queries, texts = [], []
     for row in source.rows():
         text = "\n\n".join(str(row.values[c]) for c in source.columns.text) if isinstance(row, Row) else ""

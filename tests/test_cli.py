@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -369,3 +370,49 @@ def test_a_reader_that_hangs_up(workspace: Path) -> None:
         process.stdout.close()
         errors = process.stderr.read()
     assert "Traceback" not in errors
+
+
+def test_what_a_new_fit_leaves_behind_comes_back_with_the_command_told(
+    workspace: Path, corpus: Corpus, tmp_path: Path
+) -> None:
+    path = tmp_path / "my notes"
+    shutil.copytree(workspace, path)
+    more = tmp_path / "more.csv"
+    more.write_text(
+        "id,name,body,price,rooms,town\n"
+        "new-1,sunken submarine,The submarine lies in the bay and divers see its rusty periscope.,7,1,Mahon\n"
+        "doc-3,painted quarry,The quarry was filled with water and swans live there now.,9,2,Ciutadella\n",
+        encoding="utf-8",
+    )
+    added = json.loads(cli("add", path, more, "--json").stdout)
+    assert (added["added"], added["changed"]) == (1, 1)
+    assert cli("remove", path, "--id", "doc-5").returncode == 0
+
+    def first(query: str, *more: str) -> dict[str, Any]:
+        hit: dict[str, Any] = json.loads(cli("search", path, query, "--json", *more).stdout)[0]
+        return {name: hit[name] for name in ("document_id", "title", "text", "metadata")}
+
+    before = [first("rusty periscope"), first("swans")]
+    assert [hit["document_id"] for hit in before] == ["new-1", "doc-3"]
+    refit = cli("train", path, "--set", "index.merge=3")
+    assert refit.returncode == 0, refit.stderr
+    assert "1 documents that were removed" in refit.stderr
+    assert "2 documents that were added or changed" in refit.stderr
+    assert "swans" not in first("swans")["text"]
+    told = re.search(r"back: searchfit (add .*)$", refit.stderr, re.M)
+    assert told is not None
+    done = cli(*shlex.split(told[1]), "--json")
+    assert done.returncode == 0, done.stderr
+    back = json.loads(done.stdout)
+    assert (back["added"], back["changed"], back["notes"]) == (1, 1, [])
+    assert [
+        first("rusty periscope", "--where", "price = 7"),
+        first("swans", "--where", "price = 9"),
+    ] == before
+    # What is changed back to what the source has need not be kept by the next fit.
+    lines = corpus.source.read_text(encoding="utf-8").splitlines()
+    more.write_text("\n".join(line for line in lines if line.startswith(("id,", "doc-3,"))), encoding="utf-8")
+    assert json.loads(cli("add", path, more, "--json").stdout)["changed"] == 1
+    once = cli("train", path, "--set", "index.merge=4")
+    assert "1 documents that were added or changed" in once.stderr
+    assert "removed" not in once.stderr

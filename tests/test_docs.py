@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import csv
+import html
 import importlib.metadata
 import itertools
 import json
@@ -8,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,13 +24,19 @@ from generators.tiny_llama import save_tiny_llama
 from packaging.requirements import Requirement
 from pipeline_tools import tiny_model
 
-from searchfit.cli import main
+from searchfit import records
+from searchfit.cli import app, main
 from searchfit.config import load_settings
+from searchfit.indexing import CATALOG
 from searchfit.recipe import STAGES
 from searchfit.toml import tomllib
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "examples").glob("*/README.md")),
+]
 TABLED = re.compile(r"^\| `(\w+\.\w+)` \| ([^|]+) \|", re.MULTILINE)
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SERVER = "http://127.0.0.1:11434/v1"
@@ -72,6 +81,27 @@ def write_listings(folder: Path) -> None:
     (judged / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\tL15\t1\n", encoding="utf-8")
 
 
+def write_sources(folder: Path) -> None:
+    """shop.sqlite with the listings as a table, and handbook/, Markdown and HTML."""
+    with (folder / "listings.csv").open(encoding="utf-8", newline="") as file:
+        rows = [
+            (row["id"], row["name"], row["description"], int(row["rooms"])) for row in csv.DictReader(file)
+        ]
+    with contextlib.closing(sqlite3.connect(folder / "shop.sqlite")) as shop:
+        shop.execute(
+            "CREATE TABLE listings (id TEXT PRIMARY KEY, name TEXT, description TEXT, rooms INTEGER)"
+        )
+        shop.executemany("INSERT INTO listings VALUES (?, ?, ?, ?)", rows)
+        shop.commit()
+    handbook = folder / "handbook" / "guides"
+    handbook.mkdir(parents=True)
+    for number in range(12):
+        text = f"# Chapter {number}\n\nThe lamp number {number} is lit by the small key beside the door."
+        (handbook / f"chapter-{number}.md").write_text(text, encoding="utf-8")
+    brakes = "<title>Brakes</title><h1>Brakes</h1><p>Bleed the rear brake first, then the front one.</p>"
+    (handbook.parent / "brakes.html").write_text(brakes, encoding="utf-8")
+
+
 def write_pairs(folder: Path) -> None:
     """pairs.csv: questions, and the descriptions of the listings that answer them."""
     with (folder / "listings.csv").open(encoding="utf-8", newline="") as file:
@@ -88,6 +118,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(folder / "query-t5", 1)
     save_tiny_llama(folder / "llama")
     write_pairs(folder)
+    write_sources(folder)
+    (folder / "questions.txt").write_text("is there a quiet barn\nwhere can I keep bees\n", encoding="utf-8")
     made = tiny_model(folder / "made")
     made.rename(folder / "other-model")
     (folder / "made" / "plain").rename(folder / "plain-bert")
@@ -171,7 +203,7 @@ def test_the_settings_on_the_pages_are_the_defaults() -> None:
     assert load_settings(overrides=[f"{key}={value}" for key, value in stated.items()]) == load_settings()
 
 
-FILES = {"json", "jsonl", "toml", "parquet", "html", "md", "tsv"}
+FILES = {"csv", "json", "jsonl", "toml", "parquet", "html", "md", "tsv"}
 
 
 def test_every_setting_on_the_pages_exists() -> None:
@@ -187,11 +219,73 @@ def test_how_it_works_tells_of_each_stage_in_order() -> None:
     assert re.findall(r"^## (.+)$", page, re.MULTILINE) == [stage.name for stage in STAGES]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
-    missing = [link for link in links if "://" not in link and not (page.parent / link).is_file()]
-    assert not missing
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of a page may name, as Python-Markdown and GitHub spell it."""
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
+    heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\s-]", "", head).strip().lower().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text(encoding="utf-8"))
+    for name, anchor in links:
+        if "://" in name:
+            continue
+        place = page.parent / name if name else page
+        assert place.is_file(), name
+        assert not anchor or anchor in anchors(place), f"{name}#{anchor}"
+
+
+def site() -> list[str]:
+    """The pages in the navigation of the site."""
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    return re.findall(r": (\S+\.md)$", text, re.MULTILINE)
+
+
+def test_the_site_has_every_page_once() -> None:
+    examples = [f"examples/{page.parent.name}/README.md" for page in ROOT.glob("examples/*/README.md")]
+    assert sorted(site()) == sorted([*(page.name for page in (ROOT / "docs").glob("*.md")), *examples])
+
+
+@pytest.mark.parametrize("page", ["cli.md", "api.md"])
+def test_the_pages_told_from_the_code_are_up_to_date(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import reference
+
+    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == reference.PAGES[page]()
+
+
+def test_the_reference_has_every_public_name_and_command() -> None:
+    import searchfit
+
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    for name in set(searchfit.__all__) - {"__version__"}:
+        assert f"### {name}\n" in page
+    commands = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^## (\S+)$", commands, re.MULTILINE)) == {
+        command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands
+    }
+
+
+@pytest.mark.parametrize(
+    ("heading", "schema"),
+    [
+        ("Documents", records.DOCUMENTS),
+        ("Passages", records.PASSAGES),
+        ("Questions", records.QUERIES),
+        ("Screened questions", records.SCREENED),
+        ("Holdout", records.HOLDOUT),
+        ("Labelled pairs", records.LABELLED),
+        ("Index", CATALOG),
+    ],
+)
+def test_the_tables_on_the_page_are_those_that_are_written(heading: str, schema: Any) -> None:
+    page = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (\w+) \| ([^|]+) \|", section, re.MULTILINE)[1:]
+    said = [(name, html.unescape(kind).replace("\\", "")) for name, kind in rows]
+    assert said == [(field.name, str(field.type)) for field in schema]
 
 
 def test_the_picture_is_small() -> None:

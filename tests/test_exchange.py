@@ -16,7 +16,7 @@ import pytest
 import pytrec_eval
 from pipeline_tools import Corpus, cli, fit, random_sentences, tiny_model
 
-from searchfit.config import QueriesSettings, SourceSettings
+from searchfit.config import QueriesSettings, Settings, SourceSettings
 from searchfit.errors import SettingsError, SourceError, WorkspaceError
 from searchfit.exchange import export_judgements, export_model, export_runs
 from searchfit.judgements import Judgement, Record
@@ -142,7 +142,7 @@ def test_a_folder_with_judgements_goes_round(
     before = read_queries(QueriesSettings(file=str(judged)))
     assert again.queries == before.queries
     assert again.qrels == {**before.qrels, "q0": {**before.qrels["q0"], "d59": 3}}
-    source = open_source(SourceSettings(source=str(out)))
+    source = open_source(Settings(source=SourceSettings(source=str(out))))
     rows = [row.values for row in source.rows()]  # type: ignore[union-attr]
     assert [(row["_id"], row["text"]) for row in rows] == [(f"d{i}", text) for i, text in enumerate(texts)]
     assert (rows[3]["price"], rows[4]["née"], rows[3]["seen"]) == (3, "ü", "[1, 2]")

@@ -141,6 +141,22 @@ def test_a_split_holds_the_documents_of_the_holdout(tmp_path: Path, format_: str
     assert Counter(read(tmp_path / "out", split)) == Counter(as_held(pair, format_) for pair in wanted)
 
 
+def test_passages_come_one_to_a_row_with_their_queries(tmp_path: Path) -> None:
+    expected = write_workspace(tmp_path / "ws")
+    assert export_pairs(tmp_path / "ws", tmp_path / "out", "passages").pairs == len(expected)
+    with (tmp_path / "out" / "passages.csv").open(encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head[:3] == ["document_id", "passage_id", "passage"]
+    assert head[3:] == [f"query_{n}" for n in range(1, len(head) - 2)]
+    assert all(len(row) == len(head) for row in rows)
+    assert len({row[1] for row in rows}) == len(rows)
+    cells = [cell for row in rows for cell in row[3:] if cell]
+    assert len(cells) == len(expected)
+    assert not [cell for row in rows for cell in row if cell[:1] in ("=", "+", "-", "@")]
+    documents = Counter(row[0] for row in rows for cell in row[3:] if cell)
+    assert documents == Counter(pair.document_id for pair in expected)
+
+
 def test_tsv_comes_in_shards_of_1024_clean_pairs(tmp_path: Path) -> None:
     expected = write_workspace(tmp_path / "ws", queries=3000)
     assert export_pairs(tmp_path / "ws", tmp_path / "out", "tsv").files == (

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import weakref
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -285,6 +287,19 @@ def test_stopped_before_every_file_that_gets_its_name(place: Place, monkeypatch:
                 assert seen() == before or seen() == set(place.held)
         assert attempt > 1
         assert seen() == set(place.held)
+
+
+def test_a_version_that_nobody_reads_is_let_go_of_at_once(place: Place) -> None:
+    searcher = place.searcher
+    searcher.search("glacier", where="price < 50")
+    store = weakref.ref(searcher.corpus.store)
+    gc.disable()  # what waits for it keeps files open for as long as it likes
+    try:
+        place.remove(next(iter(place.held)))
+        searcher.search("glacier", where="price < 50")
+        assert store() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.slow

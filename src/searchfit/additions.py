@@ -17,34 +17,39 @@ from searchfit.errors import SourceError
 from searchfit.fusion import Floats, Rows
 from searchfit.indexing import content_hash
 from searchfit.keyword import KeywordIndex
-from searchfit.records import DOCUMENTS, METADATA_PREFIX, encoded_text
+from searchfit.records import DOCUMENTS, METADATA_PREFIX, PLACE, encoded_text
 from searchfit.search import ArrayCorpus, Searcher
 from searchfit.stages import Progress, Tools, ingest, split
 from searchfit.workspace import write_table
 
 if TYPE_CHECKING:
-    from searchfit.stores.lancedb import LanceStore
+    from searchfit.stores.versions import Opened
 
 
-def read_documents(folder: Path, store: LanceStore, source: Settings, progress: Progress) -> list[str]:
+def read_documents(folder: Path, opened: Opened, source: Settings, progress: Progress) -> list[str]:
     """Read a source into folder/documents.parquet with the metadata columns of the index; notes for people on
-    rows and columns that were left out. Raises SourceError for a source that cannot be read, and for values
+    rows and columns that were left out. Texts are cleaned as those of the index
+    were. Raises SourceError for a source that cannot be read, and for values
     that do not fit a column of the index."""
-    result = ingest.run(source, {}, Tools(folder, progress=progress))
+    store, record = opened.store, opened.index / "clean.json"
+    inputs = {"clean.json": record} if record.exists() else {}
+    result = ingest.run(source, inputs, Tools(folder, progress=progress))
     file = folder / "documents.parquet"
     table = pq.read_table(file)
     columns = {METADATA_PREFIX + column["name"]: column["column"] for column in store.info["metadata"]}
     notes = [
         f"{drop.count} rows left out: {drop.reason} ({', '.join(drop.samples)})" for drop in result.drops
     ]
-    extra = [name for name in table.schema.names if name not in {*columns, *DOCUMENTS.names}]
+    extra = [name for name in table.schema.names if name not in {*columns, *DOCUMENTS.names, "marks"}]
     if extra:
         listed = ", ".join(name.removeprefix(METADATA_PREFIX) for name in extra)
         notes.append(f"columns that the index does not have are left out: {listed}; a new fit takes them in")
-    made = {name: table[name] for name in DOCUMENTS.names}
+    made = {name: table[name] for name in (*DOCUMENTS.names, "marks") if name in table.schema.names}
     for name, stored in columns.items():
+        if name in PLACE.names and name not in table.schema.names:
+            continue  # splitting tells it
         made[name] = _column(table, name, store.segments[0].schema.field(stored).type)
-    write_table(file, pa.table(made))
+    write_table(file, pa.table(made).replace_schema_metadata(table.schema.metadata))
     return notes
 
 

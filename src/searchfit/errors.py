@@ -57,7 +57,8 @@ class StoreError(SearchfitError):
 
 
 class MissingExtraError(SearchfitError):
-    """An optional dependency is not installed."""
+    """An optional dependency is not installed: an extra of ours, or what `command` installs."""
 
-    def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs an optional dependency.", f'Run: pip install "searchfit[{extra}]"')
+    def __init__(self, what: str, extra: str, command: str = "") -> None:
+        command = command or f'pip install "searchfit[{extra}]"'
+        super().__init__(f"{what} needs an optional dependency.", f"Run: {command}")

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from searchfit.errors import SourceError
-from searchfit.export import check_place, files_of, made_folder, open_new, write_line
+from searchfit.export import check_place, files_of, made_folder
 from searchfit.feedback import Said, query_id
 from searchfit.judgements import Record
 from searchfit.judging import Questions, judged_questions, steady_rankings
 from searchfit.metrics import Qrels, check_field, write_run
 from searchfit.records import METADATA_PREFIX, encoded_text
+from searchfit.saving import open_new, write_line
 from searchfit.screened import artefact
 from searchfit.search import open_searcher
 from searchfit.workspace import Workspace

@@ -14,12 +14,13 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from searchfit.errors import SearchfitError, SettingsError
 from searchfit.records import encoded_text
+from searchfit.saving import asleep, open_new, write_line
 from searchfit.screened import artefact
 from searchfit.workspace import sync_file
 
@@ -33,7 +34,6 @@ _MARK = ".searchfit-export.json"
 """Names the files of an export, so that the next one knows what it may replace."""
 
 _CONTROL = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,7 @@ def export_pairs(workspace: Path, folder: Path, format_: str, split: str = "all"
     tsv: query TAB passage without a header, white space and control characters made single spaces, in shards
     of 1,024 pairs. csv: with a header; a cell that a spreadsheet could take for a formula gets an
     apostrophe before it, which `sources.pairs` takes away again. jsonl, parquet: the same columns.
+    passages: such a CSV with a row a passage, its queries in columns query_1, query_2 and so on.
     sentence-transformers: anchor and positive, a Parquet file a split. beir: every passage as the corpus,
     with qrels by split. Raises SettingsError for an unknown format or split and for a folder that holds
     anything but an earlier export, WorkspaceError for a workspace that has not come that far.
@@ -142,6 +143,20 @@ class _Chosen:
         """The splits that are asked for."""
         return SPLITS if self.split == "all" else (self.split,)
 
+    def by_passage(self) -> Iterator[list[Pair]]:
+        """The pairs of each passage that has some."""
+        for _, group in groupby(self, key=lambda pair: pair.passage_id):
+            yield list(group)
+
+    @property
+    def most(self) -> int:
+        """The most pairs that a passage has, in whatever split."""
+        import numpy as np
+        import pyarrow.parquet as pq
+
+        counts = np.bincount(pq.read_table(self._pairs, columns=["passage"])["passage"].to_numpy())
+        return int(counts.max(initial=0))
+
     def __iter__(self) -> Iterator[Pair]:
         import pyarrow.parquet as pq
 
@@ -175,16 +190,19 @@ def _clean(text: str) -> str:
 
 def _write_csv(pairs: Iterable[Pair], folder: Path) -> None:
     with open_new(folder / "pairs.csv") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        writer.writerows([_asleep(cell) for cell in pair.row()] for pair in pairs)
+        writer.writerows([asleep(cell) for cell in pair.row()] for pair in pairs)
 
 
-def _asleep(cell: str) -> str:
-    """A cell that no spreadsheet computes. Cells that look like such a one get one apostrophe more, so that
-    taking one away always gives the cell back."""
-    cell = cell.replace("\0", " ")
-    return f"'{cell}" if _FORMULA.match(cell) else cell
+def _write_passages(pairs: _Chosen, folder: Path) -> None:
+    most = pairs.most
+    with open_new(folder / "passages.csv") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["document_id", "passage_id", "passage", *(f"query_{n + 1}" for n in range(most))])
+        for own in pairs.by_passage():
+            cells = [own[0].document_id, own[0].passage_id, own[0].text, *(pair.query for pair in own)]
+            writer.writerow([asleep(cell) for cell in cells] + [""] * (most - len(own)))
 
 
 def _write_jsonl(pairs: Iterable[Pair], folder: Path) -> None:
@@ -233,16 +251,6 @@ def _write_beir(pairs: _Chosen, folder: Path) -> None:
             qrels[pair.split].write(f"{pair.query_id}\t{pair.passage_id}\t1\n")
 
 
-def write_line(file: IO[str], value: dict[str, Any]) -> None:
-    """A value as a line of JSON."""
-    file.write(json.dumps(value, ensure_ascii=False) + "\n")
-
-
-def open_new(path: Path) -> IO[str]:
-    """A text file to write, UTF-8, with line ends as they are."""
-    return path.open("w", encoding="utf-8", newline="")
-
-
 class _Tables:
     """Parquet files of string columns, by name, written a shard at a time."""
 
@@ -288,6 +296,7 @@ class _Tables:
 _WRITERS: dict[str, Callable[[_Chosen, Path], None]] = {
     "tsv": _write_tsv,
     "csv": _write_csv,
+    "passages": _write_passages,
     "jsonl": _write_jsonl,
     "parquet": _write_parquet,
     "sentence-transformers": _write_sentence_transformers,

@@ -68,13 +68,20 @@ class Ranking:
 def dense_scores(engine: Engine, queries: Vectors, block: Block) -> Floats:
     """The dense leg: (q, n) similarities of queries to the units of a block's passages."""
     if engine.units == "passage":
-        return np.asarray(queries @ block.passages.T, np.float32)
-    each = queries @ block.sentences.T
+        return _products(queries, block.passages)
+    each = _products(queries, block.sentences)
     best: Floats = np.maximum.reduceat(each, block.offsets[:-1], axis=1)
     if engine.units == "sentence":
         return best
-    both: Floats = (np.asarray(queries @ block.passages.T, np.float32) + best) * np.float32(0.5)
+    both: Floats = (_products(queries, block.passages) + best) * np.float32(0.5)
     return both
+
+
+def _products(queries: Vectors, vectors: Vectors) -> Floats:
+    """(q, n) inner products. One query wakes no threads: they would spin for longer than it takes."""
+    if len(queries) == 1:
+        return np.asarray(np.vecdot(vectors, queries), np.float32)[None]
+    return np.asarray(queries @ vectors.T, np.float32)
 
 
 def rank(

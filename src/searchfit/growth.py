@@ -6,6 +6,7 @@ Only what changed is encoded, told by a hash of its content. Each change becomes
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,16 +21,18 @@ import pyarrow.parquet as pq
 
 from searchfit.additions import Encoded, read_documents
 from searchfit.catalog import Catalog
-from searchfit.config import Settings, load_settings
+from searchfit.config import Settings, SqlSettings, load_settings
 from searchfit.errors import SettingsError, WorkspaceError
 from searchfit.filters import parse
-from searchfit.indexing import Material, hashed, write_segment
+from searchfit.indexing import Material, document_columns, hashed, seen, write_segment
 from searchfit.merging import added_documents, merge, small_tail, worth_merging
-from searchfit.records import METADATA_PREFIX
+from searchfit.records import METADATA_PREFIX, plain_names
 from searchfit.search import Searcher
 from searchfit.sources import open_source
 from searchfit.stages import Progress, silent
 from searchfit.stores import Rows
+from searchfit.stores.address import Address
+from searchfit.stores.push import kept
 from searchfit.stores.versions import (
     Opened,
     Version,
@@ -66,24 +69,31 @@ class Growth:
 
 def add(workspace: Path, source: Settings, progress: Progress = silent) -> Growth:
     """Add the documents of a source (`source.source` and its columns): new ids are added, those of another
-    content replaced, equal ones left.
+    content replaced, equal ones left. Of a database with sql.updated_column only what changed since the last
+    fit, addition or update from it is read.
 
     Raises SourceError and WorkspaceError, and SettingsError for a source without ids, whose row numbers would
     replace documents of the same numbers.
     """
-    if not open_source(source.source, source.pairs).columns.id:
+    opened = open_source(source)
+    if not opened.columns.id:
         raise SettingsError(
             f"the documents of {source.source.source} have no ids, and the numbers of their rows would "
             "replace documents that have the same numbers.",
             "Name the column of the ids with --id, or make the index equal to a source: searchfit update",
         )
     with _change(workspace, progress) as change:
-        return change.take_in(source, keep_others=True)
+        return change.take_in(change.since(opened.key, source), keep_others=True)
 
 
 def update(workspace: Path, source: Settings, progress: Progress = silent) -> Growth:
     """Make the index equal to a source: what is new is added, what changed replaced, what is gone removed.
-    Raises SourceError and WorkspaceError."""
+    Raises SourceError and WorkspaceError, and SettingsError where only a part of the source is to be read."""
+    if source.sql.since:
+        raise SettingsError(
+            "update removes what a source does not have, and sql.since leaves most of it out.",
+            "Leave out sql.since, or use searchfit add.",
+        )
     with _change(workspace, progress) as change:
         return change.take_in(source, keep_others=False)
 
@@ -106,38 +116,37 @@ def optimize(workspace: Path, progress: Progress = silent) -> Growth:
 
 
 def source_settings(workspace: Path, values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Settings:
-    """The settings that a workspace was fitted with, and other values: how an addition is read."""
+    """The settings that a workspace was fitted with, and other values: how an addition is read. How the fit
+    read its database holds for that alone."""
     place = Workspace(workspace)
     place.require()
-    return load_settings(place.settings_file, overrides, values)
+    base = load_settings(place.settings_file)
+    read = base.model_copy(update={"sql": SqlSettings()})
+    wanted = load_settings(values=values, base=read)
+    if wanted.source.source == base.source.source:
+        kept = {"password_file", "batch_rows"} if wanted.sql.query or wanted.sql.table else None
+        read = read.model_copy(update={"sql": SqlSettings(**base.sql.model_dump(include=kept))})
+    return load_settings(None, overrides, values, read)
 
 
 def left_behind(workspace: Workspace, index: str) -> list[str]:
-    """What a new fit has undone of the changes to the index before it, for people: a fit reads its source
-    alone. Added documents that the source has not are kept in added/."""
+    """What a new fit undoes of the changes to the index before it, for people: a fit reads its source alone.
+    Documents that were added or changed, and are not so in the source, are kept in added/."""
     try:
         opened = open_index(workspace.artefact(index))
     except WorkspaceError:
         return []  # it is damaged, which may be why there is a new one
-    source = pq.read_table(workspace.artefact("documents.parquet"), columns=["id"])["id"].combine_chunks()
+    documents = workspace.artefact("documents.parquet")
+    source = pq.read_table(documents, columns=["id"])["id"].combine_chunks()
     notes: list[str] = []
-    tables = [
-        table for segment in opened.store.segments if (table := added_documents(segment, opened.deleted))
-    ]
-    lost = pa.concat_tables(tables) if tables else pa.table({"id": pa.array([], pa.string())})
-    lost = lost.filter(pc.invert(pc.is_in(lost["id"], source)))
-    if len(lost):
+    lost = _lost(opened, documents)
+    if lost is not None and len(lost):
         file = workspace.artefact(f"added/{Path(index).name}.parquet")
-        plain = [name.removeprefix(METADATA_PREFIX) for name in lost.schema.names]
-        # A column of the user's that has the name of one of ours keeps its long name.
-        names = [
-            long if plain.count(name) > 1 else name
-            for long, name in zip(lost.schema.names, plain, strict=True)
-        ]
-        write_table(file, lost.rename_columns(names))
+        write_table(file, lost.rename_columns(plain_names(lost.schema.names)))
+        command = shlex.join(["searchfit", "add", str(workspace.path), str(file)])
         notes.append(
-            f"{len(lost)} documents that were added since the last fit are not in the source; to have them "
-            f"back: searchfit add {workspace.path} {file} --text text --id id --title title"
+            f"{len(lost)} documents that were added or changed since the last fit are not so in the source; "
+            f"to have them back: {command} --text text --id id --title title"
         )
     whole = pq.read_table(opened.base.folder / "catalog.parquet", columns=["id"])["id"]
     there = pa.array(list(Catalog.of(opened).places), pa.string())
@@ -147,6 +156,19 @@ def left_behind(workspace: Workspace, index: str) -> list[str]:
             f"{count} documents that were removed since the last fit are in the source, and are back"
         )
     return notes
+
+
+def _lost(opened: Opened, documents: Path) -> pa.Table | None:
+    """The living documents that came after the fit and are not, or are others, among those of a source."""
+    parts = [table for one in opened.store.segments if (table := added_documents(one, opened.deleted))]
+    if not parts:
+        return None
+    added = pa.concat_tables(parts, promote_options="default")
+    there = pq.read_schema(documents).names
+    names = [name for name in added.schema.names if name.startswith(METADATA_PREFIX) and name in there]
+    ids = set(added["id"].to_pylist())
+    same = {(id_, whole) for id_, _, whole in hashed(documents, names) if id_ in ids}
+    return added.filter(pa.array([(id_, whole) not in same for id_, _, whole in hashed(added, names)]))
 
 
 @contextmanager
@@ -163,6 +185,9 @@ def _change(path: Path, progress: Progress) -> Iterator[_Change]:
         scratch.mkdir(parents=True)
         try:
             change = _Change(Searcher(path / served["index"]), scratch, progress)
+            if url := kept(path):
+                command = shlex.join(["searchfit", "index", str(path)])
+                change.behind = f"search reads from {Address(url)}; what changed gets there with: {command}"
             opened = change.opened
             grown_folder(opened.index).mkdir(exist_ok=True)
             tidy(opened.index, opened.version, opened.before)
@@ -177,13 +202,23 @@ class _Change:
     def __init__(self, searcher: Searcher, scratch: Path, progress: Progress) -> None:
         self.searcher, self.scratch, self.progress = searcher, scratch, progress
         self.opened: Opened = searcher.corpus.opened
-        self.names = [METADATA_PREFIX + column["name"] for column in self.opened.store.info["metadata"]]
+        self.behind = ""
+        """What to tell people once the index has another version than the store that they search."""
+        self.names = document_columns(self.opened.store.info)
+
+    def since(self, key: str, source: Settings) -> Settings:
+        """The settings to read only what has changed since the index last read this source."""
+        held = self.opened.version.seen.get(key, "")
+        if source.sql.since or not held:
+            return source
+        return source.model_copy(update={"sql": source.sql.model_copy(update={"since": held})})
 
     def take_in(self, source: Settings, keep_others: bool) -> Growth:
         """Add and replace; without `keep_others` also remove what the source has not."""
-        notes = read_documents(self.scratch, self.opened.store, source, self.progress)
+        notes = read_documents(self.scratch, self.opened, source, self.progress)
         known = Catalog.of(self.opened)
         file = self.scratch / "documents.parquet"
+        far = seen(pq.read_schema(file))
         fresh: list[int] = []
         replaced: list[str] = []
         ids: set[str] = set()
@@ -195,10 +230,10 @@ class _Change:
                 replaced += [] if at is None else [id_]
         gone = [] if keep_others else [id_ for id_ in known.places if id_ not in ids]
         growth = Growth(len(fresh) - len(replaced), len(replaced), len(gone), len(ids) - len(fresh))
-        version = self.opened.version
+        version = replace(self.opened.version, seen={**self.opened.version.seen, **far})
         if fresh:
             pq.write_table(pq.read_table(file).take(fresh), file)
-            version, growth = self._added(known, growth)
+            version, growth = self._added(version, known, growth)
         rows = known.rows_of([*replaced, *gone])
         return self._finished(version, rows, replace(growth, notes=tuple(notes)))
 
@@ -214,9 +249,8 @@ class _Change:
         growth = Growth(removed=len(there), missing=missing)
         return self._finished(self.opened.version, known.rows_of(there), growth)
 
-    def _added(self, known: Catalog, growth: Growth) -> tuple[Version, Growth]:
-        """A version with a segment of the documents in the scratch folder."""
-        version = self.opened.version
+    def _added(self, version: Version, known: Catalog, growth: Growth) -> tuple[Version, Growth]:
+        """The version with a segment of the documents in the scratch folder besides."""
         made = Encoded(self.scratch, self.searcher, known, self.progress)
         count, documents = made.corpus.count, pq.read_metadata(made.documents).num_rows
         growth = replace(growth, encoded=len(made.fresh), reused=count - len(made.fresh))
@@ -282,6 +316,8 @@ class _Change:
         name = write_deleted(self.opened.index, generation, deleted)
         write_version(self.opened.index, replace(version, generation=generation, deleted=name), before)
         self.opened = self.searcher.corpus.opened
+        if self.behind and self.behind not in growth.notes:
+            growth = replace(growth, notes=(*growth.notes, self.behind))
         return self._told(growth, generation)
 
     def _told(self, growth: Growth, generation: int) -> Growth:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from searchfit.keyword import KeywordIndex
-from searchfit.records import METADATA_PREFIX
+from searchfit.records import METADATA_PREFIX, PASSAGES, PLACE, SEEN
 from searchfit.search import ArrayCorpus
 from searchfit.stores.building import build, vector_array
 from searchfit.workspace import write_table
@@ -29,8 +29,8 @@ CATALOG = pa.schema(
     ]
 )
 """catalog.parquet of a segment: its documents that have passages, in order. `content` is a hash of title and
-text, `whole` of the metadata besides; `row` is the first of its `rows` passages, which follow one another as
-the segment was written."""
+text, `whole` of the metadata, pages and headings besides; `row` is the first of its `rows` passages, which
+follow one another as the segment was written."""
 
 _BATCH = 1024
 _TERMS = 20_000
@@ -52,11 +52,21 @@ def write_segment(
     folder: Path, material: Material, info: Mapping[str, Any], progress: Callable[[str, int, int], None]
 ) -> None:
     """Write a segment with its catalog. Raises what `stores.segment.build` raises."""
-    names = [METADATA_PREFIX + column["name"] for column in info["metadata"]]
     folder.mkdir(parents=True, exist_ok=True)
-    write_table(folder / "catalog.parquet", _catalog(material, names))
-    rows = _passages(material, [column["column"] for column in info["metadata"]], names, progress)
+    write_table(folder / "catalog.parquet", _catalog(material, document_columns(info)))
+    rows = _passages(material, info["metadata"], progress)
     build(folder, rows, _postings(material.corpus.keyword, material.first_row), info)
+
+
+def document_columns(info: Mapping[str, Any]) -> list[str]:
+    """The metadata columns of documents.parquet that an index holds; those of pages and headings are told
+    by the passages."""
+    return [METADATA_PREFIX + column["name"] for column in info["metadata"] if not column.get("placed")]
+
+
+def seen(schema: pa.Schema) -> dict[str, str]:
+    """How far the source of a documents table has been read, see `records.SEEN`."""
+    return dict(json.loads((schema.metadata or {}).get(SEEN, "{}")))
 
 
 def content_hash(title: str, text: str) -> bytes:
@@ -70,12 +80,20 @@ def whole_hash(content: bytes, metadata: Sequence[Any]) -> bytes:
     return blake2b(content + json.dumps(plain, default=str).encode(), digest_size=16).digest()
 
 
-def hashed(documents: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes, bytes]]:
-    """(id, content hash, whole hash) of each document of a table; `names` are its metadata columns."""
-    columns = ["id", "title", "text", *names]
-    for batch in pq.ParquetFile(documents).iter_batches(_BATCH, columns=columns):
+def hashed(documents: Path | pa.Table, names: Sequence[str]) -> Iterator[tuple[str, bytes, bytes]]:
+    """(id, content hash, whole hash) of each document of a table; `names` are its metadata columns. Marks
+    count where there are some."""
+    there = documents.schema.names if isinstance(documents, pa.Table) else pq.read_schema(documents).names
+    columns = ["id", "title", "text", *names, *(name for name in ("marks",) if name in there)]
+    if isinstance(documents, pa.Table):
+        batches = iter(documents.select(columns).to_batches(_BATCH))
+    else:
+        batches = pq.ParquetFile(documents).iter_batches(_BATCH, columns=columns)
+    for batch in batches:
         for id_, title, text, *metadata in zip(*(batch[name].to_pylist() for name in columns), strict=True):
             content = content_hash(title, text)
+            if "marks" in there and not metadata[-1]:
+                metadata.pop()  # as in a table without the column
             yield id_, content, whole_hash(content, metadata)
 
 
@@ -91,13 +109,15 @@ def _catalog(material: Material, names: Sequence[str]) -> pa.Table:
 
 def _passages(
     material: Material,
-    columns: Sequence[str],
-    names: Sequence[str],
+    metadata: Sequence[Mapping[str, Any]],
     progress: Callable[[str, int, int], None],
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of the segment in order: passages with their vectors and the metadata of their documents."""
+    """The rows of the segment in order: passages with their vectors, their places in their documents and the
+    metadata of these."""
     corpus = material.corpus
-    documents = pq.read_table(material.documents, columns=list(names))
+    there = pq.read_schema(material.documents).names
+    names = [name for each in metadata if (name := METADATA_PREFIX + each["name"]) in there]
+    documents = pq.read_table(material.documents, columns=names)
     start = 0
     for batch in pq.ParquetFile(material.passages).iter_batches(_BATCH):
         end = start + batch.num_rows
@@ -106,7 +126,7 @@ def _passages(
         numbers = batch["document"].to_numpy() + material.first_document
         made = {
             "row": pa.array(np.arange(start, end) + material.first_row),
-            **{name: batch[name] for name in batch.schema.names},
+            **{name: batch[name] for name in PASSAGES.names},
             "document": pa.array(numbers.astype(np.int32)),
             "vector": vector_array(corpus.passages[start:end]),
             "sentence_vectors": pa.ListArray.from_arrays(
@@ -114,8 +134,14 @@ def _passages(
             ),
         }
         of_rows = documents.take(batch["document"])
-        for column, name in zip(columns, names, strict=True):
-            made[column] = of_rows[name].combine_chunks()
+        for each in metadata:
+            name = METADATA_PREFIX + each["name"]
+            if name in names:
+                made[each["column"]] = of_rows[name].combine_chunks()
+            elif name in batch.schema.names:
+                made[each["column"]] = batch[name]
+            else:
+                made[each["column"]] = pa.nulls(batch.num_rows, PLACE.field(name).type)
         yield pa.RecordBatch.from_pydict(made)
         start = end
         progress("index", end, corpus.count)

@@ -61,16 +61,34 @@ def function_words(language: str) -> frozenset[str]:
 
 def detect_language(texts: Iterable[str]) -> str:
     """The language whose function words cover the texts best, or "none" when none covers 8% of the words."""
-    counts: Counter[str] = Counter()
+    hits, total = language_hits(texts)
+    best = max(hits, key=lambda language: hits[language], default="none")
+    return best if hits[best] >= 0.08 * max(1, total) else "none"
+
+
+def language_hits(texts: Iterable[str]) -> tuple[Counter[str], int]:
+    """How many words of the texts (the first 2,000 characters of each) are function words of each language,
+    and how many words there are."""
+    spoken = _spoken()
+    hits: Counter[str] = Counter()
+    total = 0
     for text in texts:
-        counts.update(match.group().casefold() for match in _word().finditer(text[:2000]))
-    total = sum(counts.values())
-    shares = {
-        language: sum(counts[word] for word in set(words.split())) / max(1, total)
-        for language, words in _FUNCTION_WORDS.items()
-    }
-    best = max(shares, key=lambda language: shares[language])
-    return best if shares[best] >= 0.08 else "none"
+        words = _word().findall(text[:2000].casefold())
+        total += len(words)
+        for word, count in Counter(words).items():
+            for language in spoken.get(word, ()):
+                hits[language] += count
+    return hits, total
+
+
+@lru_cache(maxsize=1)
+def _spoken() -> dict[str, list[str]]:
+    """By function word, the languages that it belongs to."""
+    found: dict[str, list[str]] = {}
+    for language, words in _FUNCTION_WORDS.items():
+        for word in dict.fromkeys(words.split()):
+            found.setdefault(word, []).append(language)
+    return found
 
 
 class Analyzer:

@@ -62,7 +62,8 @@ def merge(folder: Path, parts: Sequence[Segment], store: LanceStore, progress: P
     write_table(folder / "catalog.parquet", pa.concat_tables(catalogs))
     added = [table for segment in parts if (table := added_documents(segment, store.deleted))]
     if added:
-        write_table(folder / "documents.parquet", pa.concat_tables(added))
+        # Those of some sources have marks.
+        write_table(folder / "documents.parquet", pa.concat_tables(added, promote_options="default"))
 
     def told() -> Iterator[pa.RecordBatch]:
         done = 0

@@ -151,9 +151,9 @@ class Fit:
         with together(task) if stage.trains else contextlib.nullcontext():
             result: StageResult = stage.module.run(self.settings.only(*stage.sections), inputs, tools)
         seconds = time.perf_counter() - started
-        self._publish(stage, key, version_, result, seconds)
-        if served:
+        if served:  # before the new index takes the place of the old, so that no kill loses what was added
             result = replace(result, notes=(*result.notes, *left_behind(self.workspace, served)))
+        self._publish(stage, key, version_, result, seconds)
         return Step(stage.name, why, seconds, result)
 
     def _partial(self, stage: Stage, key: str) -> Path:

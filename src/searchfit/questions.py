@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 
 from searchfit.config import Settings
 from searchfit.sources.queries import UserQueries, read_queries
-from searchfit.splits import pair_splits
+from searchfit.splits import asked_split, pair_splits
 from searchfit.training.lessons import ANSWERS
 
 
@@ -68,7 +67,7 @@ def gather(settings: Settings, inputs: Mapping[str, Path], document_ids: list[st
         ]
         if judged:
             ids, texts = [id_ for id_, _ in judged], [text for _, text in judged]
-            splits = ["dev" if hashlib.blake2b(id_.encode()).digest()[0] % 2 else "test" for id_ in ids]
+            splits = [asked_split(id_) for id_ in ids]
             relevant = [own.qrels[id_] for id_ in ids]
             judged_ids = set(ids)
             others = [text for id_, text in own.queries if id_ not in judged_ids]

@@ -15,7 +15,7 @@ Outside = Callable[[Settings], Any]
 def _source(settings: Settings) -> Any:
     from searchfit.sources import open_source
 
-    return open_source(settings.source, settings.pairs).fingerprint()
+    return open_source(settings).fingerprint()
 
 
 def _model(settings: Settings) -> Any:
@@ -117,8 +117,10 @@ _EVALUATION = (
     "evaluation/places.parquet",
 )
 
+_READING = ("source", "sql", "dataset", "files", "clean", "pairs")
+
 STAGES = (
-    Stage("ingest", ("source", "pairs"), (), ("documents.parquet",), _source),
+    Stage("ingest", _READING, (), ("documents.parquet",), _source),
     Stage("split", ("split", "model"), ("documents.parquet",), ("passages.parquet",), _model),
     Stage("keyword", ("keyword",), ("passages.parquet",), ("keyword",)),
     Stage("encode", ("model",), ("passages.parquet",), ("encoded",), _model),

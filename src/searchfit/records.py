@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
 
+SEEN = b"searchfit.seen"
+"""Key in the schema of a documents table: how far a source that tells what changed has been read, as JSON."""
+
+CLEANED = b"searchfit.cleaned"
+"""Key in the metadata of documents.parquet: how it was cleaned, see `Cleaner.record`, as JSON."""
+
 METADATA_PREFIX = "metadata."
 """Columns of a documents table whose names begin so are the user's own columns, with their types."""
 
+
+def plain_names(names: Sequence[str]) -> list[str]:
+    """The names of a table's columns as the user knows them, without the prefix; a column of the user's that
+    has the name of one of ours keeps it."""
+    plain = [name.removeprefix(METADATA_PREFIX) for name in names]
+    return [long if plain.count(short) > 1 else short for long, short in zip(names, plain, strict=True)]
+
+
 DOCUMENTS = pa.schema([("id", pa.string()), ("title", pa.string()), ("text", pa.large_string())])
 """documents.parquet: one row a document, followed by the `metadata.*` columns."""
+
+MARKS = pa.list_(pa.struct([("start", pa.int64()), ("page", pa.int64()), ("heading", pa.string())]))
+"""The column `marks` of documents.parquet, which is there where a source tells pages or headings: what holds
+from character `start` of the text on, in order; page 0 and heading "" are none."""
 
 PASSAGES = pa.schema(
     [
@@ -28,7 +46,11 @@ PASSAGES = pa.schema(
 )
 """passages.parquet: `document` is the row of the document in documents.parquet; rows of one document are
 adjacent and in order. `text == document.text[start:end]`. `sentences` holds start, end, start, end ...
-of the sentence units within `text` (never empty)."""
+of the sentence units within `text` (never empty). Where documents have marks, `metadata.page` (int64) and
+`metadata.heading` (string) follow: where the passage begins."""
+
+PLACE = pa.schema([(f"{METADATA_PREFIX}page", pa.int64()), (f"{METADATA_PREFIX}heading", pa.string())])
+"""The columns of passages.parquet that say where in its document a passage stands."""
 
 QUERIES = pa.schema(
     [
@@ -68,24 +90,27 @@ LABELLED = pa.schema(
 )
 """labelled.parquet: the user's pairs of a query and a text, of label 1 (answers) to 0 (does not). `passage`
 and `document` are rows of the tables where the text is in the corpus, else -1. Pairs of one query share
-their split; that of a document's queries is the document's."""
+their split; that of a document's queries is the document's, and pairs of judged dev questions are dev."""
 
 Units = Literal["passage", "sentence", "both"]
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document as its source gave it. `metadata` holds every other column."""
+    """One document as its source gave it. `metadata` holds every other column, `marks` the (start, page,
+    heading) of its parts."""
 
     id: str
     text: str
     title: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    marks: tuple[tuple[int, int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A piece of a document: `text == document.text[start:end]`, `sentences` are (start, end) in `text`."""
+    """A piece of a document: `text == document.text[start:end]`, `sentences` are (start, end) in `text`. It
+    begins on `page` (0: not known) below `heading`."""
 
     id: str
     document_id: str
@@ -95,6 +120,8 @@ class Passage:
     start: int
     end: int
     sentences: tuple[tuple[int, int], ...]
+    page: int = 0
+    heading: str = ""
 
     @property
     def encoded_text(self) -> str:
@@ -124,7 +151,8 @@ class Query:
 @dataclass(frozen=True, slots=True)
 class LabelledPair:
     """A query and a text with a label: 1 answers it, 0 does not; graded judgements keep their grade.
-    `negatives` are texts that do not answer. Ids are empty where the source has none."""
+    `negatives` are texts that do not answer. Ids are empty where the source has none; `metadata` is what the
+    source was asked to tell of the text."""
 
     query: str
     text: str
@@ -132,6 +160,7 @@ class LabelledPair:
     negatives: tuple[str, ...] = ()
     query_id: str = ""
     document_id: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

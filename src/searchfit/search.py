@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from searchfit import views
 from searchfit.config import EngineSettings, IndexSettings, ModelSettings
 from searchfit.encoders import load_encoder
 from searchfit.encoders.corpus import COSINE, Encoding
@@ -30,6 +31,7 @@ from searchfit.stores import Store
 from searchfit.stores.corpus import StoreCorpus
 from searchfit.stores.push import attached
 from searchfit.stores.versions import stamp
+from searchfit.views import View
 from searchfit.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -165,6 +167,16 @@ class Searcher:
             )
         model = ModelSettings.model_validate({**self._corpus.info["model"], "name": ""})
         return Reranker.load(str(self.folder / self.engine.reranker), model.device, model.precision)
+
+    @property
+    def documents(self) -> View:
+        """The documents of the workspace as a table, additions and removals included; see views.documents."""
+        return views.documents(self.folder.parents[1])
+
+    @property
+    def passages(self) -> View:
+        """The passages of the workspace as a table, likewise; see views.passages."""
+        return views.passages(self.folder.parents[1])
 
     @property
     def columns(self) -> dict[str, str]:

@@ -1,7 +1,8 @@
-"""Which generated questions train, and which judge."""
+"""Which questions train, and which judge."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,11 @@ def judging_generator(settings: Settings) -> str:
             'Name one of generate.generator, which has to name another one too, or write "auto" or "any".',
         )
     return wanted
+
+
+def asked_split(id_: str) -> str:
+    """Whether a judged question of the user's own chooses ("dev") or measures ("test")."""
+    return "dev" if hashlib.blake2b(id_.encode()).digest()[0] % 2 else "test"
 
 
 def pair_splits(pairs: Path, holdout: Path) -> npt.NDArray[np.str_]:

@@ -113,6 +113,7 @@ def parts() -> dict[str, Any]:
             "gains": [card(number, 0.0, 1.0) for number in range(8)],
             "losses": [card(number, 0.63, 0.39) for number in range(2)],
             "hardest": [card(number, 0.0, 0.0) for number in range(3)],
+            "easiest": [card(number, 1.0, 1.0) for number in range(3)],
             "yours": [yours],
         },
         "portrait": {

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from searchfit.reporting.causes import RULES, Case, likely_cause
+from searchfit.reporting.causes import HELPS, RULES, Case, likely_cause, likely_help
 
 PLAIN = {
     "terms": 4,
@@ -40,3 +40,20 @@ def test_every_rule_can_win_and_the_surest_one_does() -> None:
     assert len(RULES) == 7
     everything = Case(terms=1, shared=0.0, holders=900, twin=1.0, words=900, usual=10, foreign=True)
     assert likely_cause(everything).name == "wrong language"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("rare words", {"shared": 1.0, "holders": 2}, "one of 2 passages"),
+        ("found by meaning", {"shared": 0.25}, "Only 25%"),
+        ("more of its words", {}, "75% of the question's content words stand in the right passage, 50%"),
+        ("nothing like it", {"shared_wrong": 0.75, "twin": 0.2}, "cosine 0.20"),
+        ("unclear", {"shared_wrong": 0.75, "twin": 0.7}, "No rule fits"),
+    ],
+)
+def test_each_rule_names_what_helped(name: str, change: dict[str, float], said: str) -> None:
+    cause = likely_help(Case(**{**PLAIN, **change}))  # type: ignore[arg-type]
+    assert cause.name == name
+    assert said in cause.why
+    assert name in {*HELPS, "unclear"}

@@ -190,7 +190,7 @@ def poisoned(hostile: str) -> tuple[dict[str, Any], dict[str, Any]]:
     stage["notes"] = [hostile] * 20
     fit["manifest"]["stages"] = {f"{hostile[:90]}{number}": stage for number in range(12)}
     fit["systems"]["systems"] *= 12
-    for kind in ("gains", "losses", "hardest", "yours"):
+    for kind in ("gains", "losses", "hardest", "easiest", "yours"):
         others["examples"][kind] = [copy.deepcopy(others["examples"][kind][0]) for _ in range(12)]
     return fit, others
 

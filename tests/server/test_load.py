@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import random
@@ -10,15 +11,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from server_tools import Make, alter, listening
 from starlette.testclient import TestClient
 
+from searchfit import growth
 from searchfit.config import ServeSettings
+from searchfit.errors import WorkspaceError
 from searchfit.search import Searcher
 from searchfit.server.app import create_app
 from searchfit.server.state import State
@@ -247,6 +247,27 @@ def test_ten_thousand_requests_over_twenty_swaps(make_workspace: Make, tmp_path:
     _swapped(make_workspace(tmp_path / "notes", reranked=True), 10_000, 20)
 
 
+def test_work_begins_again_when_its_version_was_removed(make_workspace: Make, tmp_path: Path) -> None:
+    place = make_workspace(tmp_path / "notes")
+    state = State.open([place], ServeSettings())
+    tried: list[int] = []
+
+    def work(_: Searcher) -> int:
+        tried.append(len(tried))
+        if len(tried) == 1:
+            growth.remove(place, ["garden-0"])
+            raise WorkspaceError("a file is gone.")
+        return len(tried)
+
+    def damaged(_: Searcher) -> int:
+        raise WorkspaceError("a file is gone, and no newer version is there.")
+
+    assert asyncio.run(state.workspace().work(work)) == 2
+    with pytest.raises(WorkspaceError, match="no newer"):
+        asyncio.run(state.workspace().work(damaged))
+    state.close()
+
+
 def test_a_new_index_that_is_damaged_leaves_the_old_one(make_workspace: Make, tmp_path: Path) -> None:
     place = make_workspace(tmp_path / "notes")
     state = State.open([place], ServeSettings())
@@ -256,82 +277,4 @@ def test_a_new_index_that_is_damaged_leaves_the_old_one(make_workspace: Make, tm
         for _ in range(3):
             after = client.post("/search", json={"query": "keel"})
             assert (after.status_code, after.json()["version"]) == (200, before["version"])
-    state.close()
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    max_leaves=12,
-)
-
-
-def _values(schema: dict[str, Any], shapes: dict[str, Any]) -> st.SearchStrategy[Any]:
-    """Values that a schema allows, and some that it does not."""
-    if name := schema.get("$ref"):
-        return _values(shapes[name.rsplit("/", 1)[-1]], shapes)
-    if parts := schema.get("anyOf"):
-        return st.one_of([_values(part, shapes) for part in parts])
-    if "enum" in schema or "const" in schema:
-        return st.sampled_from([*schema.get("enum", []), schema.get("const")]) | JSON
-    kind = schema.get("type")
-    if kind == "object" and "properties" in schema:
-        needed = set(schema.get("required", ()))
-        own = {name: _values(part, shapes) for name, part in schema["properties"].items()}
-        free = {name: part for name, part in own.items() if name not in needed}
-        return st.fixed_dictionaries({name: own[name] for name in needed}, optional=free)
-    if kind == "array":
-        return st.lists(_values(schema["items"], shapes), max_size=5)
-    plain: dict[Any, st.SearchStrategy[Any]] = {
-        "string": st.text(max_size=50) | st.sampled_from(["price < 3", "place = 'Huesca'", "notes", "keel"]),
-        "integer": st.integers(-2, 120) | st.integers(),
-        "boolean": st.booleans(),
-        "object": JSON | st.just({"column": "price", "op": "<", "value": 3}),
-        "number": st.floats(),
-    }
-    return st.one_of(plain.get(kind, JSON), JSON) if kind != "boolean" else plain[kind]
-
-
-def _cases(client: TestClient, count: int) -> None:
-    described = client.get("/openapi.json").json()
-    shapes = described["components"]["schemas"]
-    routes: list[tuple[str, str, st.SearchStrategy[Any]]] = []
-    for path, methods in described["paths"].items():
-        for method, told in methods.items():
-            body = told.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
-            routes.append((method.upper(), path, _values(body, shapes) if body else st.none()))
-    seen: set[int] = set()
-
-    @settings(
-        max_examples=count,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        suppress_health_check=[*HealthCheck],
-    )
-    @given(st.data())
-    def one(data: st.DataObject) -> None:
-        method, path, bodies = data.draw(st.sampled_from(routes))
-        body = data.draw(bodies | JSON if method == "POST" else bodies)
-        path = path.replace("{document_id}", quote(data.draw(st.text("ab/%é ?#\n", max_size=6))))
-        content = None if body is None else json.dumps(body)
-        headers = {"content-type": "application/json"}
-        answer = client.request(method, path, content=content, headers=headers)
-        seen.add(answer.status_code)
-        assert answer.status_code < 500, (method, path, content, answer.text)
-        assert answer.status_code < 400 or set(answer.json()) == {"error"}
-
-    one()
-    assert {200, 422} <= seen
-
-
-def test_no_request_makes_the_server_fail(client: TestClient) -> None:
-    _cases(client, 200)
-
-
-@pytest.mark.slow
-def test_no_request_of_two_thousand_makes_the_server_fail(make_workspace: Make, tmp_path: Path) -> None:
-    state = State.open([make_workspace(tmp_path / "notes", reranked=True)], ServeSettings(writable=True))
-    with TestClient(create_app(state)) as client:
-        _cases(client, 2000)
     state.close()

@@ -253,6 +253,26 @@ def test_errors_are_pages(client: TestClient) -> None:
         assert "Traceback" not in page.text
 
 
+def test_pages_are_counted_by_their_routes(client: TestClient) -> None:
+    for path in (
+        "/",
+        "/?q=anchor",
+        "/queries",
+        "/assets/page.css",
+        "/openapi.json",
+        "/a%20b",
+        "/nothing/at/all",
+    ):
+        client.get(path)
+    client.put("/judge")
+    lines = client.get("/metrics").text.splitlines()
+    told = {tuple(re.findall('"([^"]*)"', line)) for line in lines if line.startswith("searchfit_requests_")}
+    here = {("/", "GET", "200"), ("/queries", "GET", "200"), ("/assets/page.css", "GET", "200")}
+    assert here | {("/judge", "PUT", "405"), ("other", "GET", "404")} <= told
+    routes = {route for route, _, _ in told}
+    assert not any("anchor" in route or "nothing" in route or " " in route for route in routes)
+
+
 def test_people_without_a_token_are_asked_for_it(place: Path) -> None:
     state = State.open([place], ServeSettings(), Guard([TOKEN]))
     with TestClient(create_app(state), follow_redirects=False) as client:

@@ -11,7 +11,9 @@ import pytest
 from searchfit.config import PairsSettings
 from searchfit.errors import SourceError
 from searchfit.records import LabelledPair
+from searchfit.sources.pair_texts import PairTextsReader
 from searchfit.sources.pairs import fingerprint, read_pairs
+from searchfit.sources.rows import Row
 
 
 def write(path: Path, text: str) -> Path:
@@ -205,3 +207,29 @@ def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
     folder = write_beir(tmp_path / "beir")
     train = fingerprint(PairsSettings(file=str(folder)))
     assert train != fingerprint(PairsSettings(file=str(folder), split="test"))
+
+
+def test_named_columns_are_the_metadata_of_a_corpus_of_pairs(tmp_path: Path) -> None:
+    """Of the pair that shows a text first; a text that is only a negative has none."""
+    file = write(
+        tmp_path / "pairs.csv",
+        "query,text,negative,url,seen\na,one,three,u1,7\nb,two,one,u2,8\nc,one,two,u9,9\n",
+    )
+    settings = PairsSettings(file=str(file), metadata=("url", "seen"))
+    assert [pair.metadata for pair in read_pairs(settings)][:1] == [{"url": "u1", "seen": "7"}]
+    reader = PairTextsReader(settings)
+    assert reader.columns() == ("id", "text", "url", "seen")
+    assert reader.untyped  # the 7 of a CSV is a number
+    rows = [row.values for row in reader.rows() if isinstance(row, Row)]
+    assert [(row["text"], row.get("url")) for row in rows] == [("one", "u1"), ("three", None), ("two", "u2")]
+
+
+def test_metadata_are_columns_that_are_there_and_free(tmp_path: Path) -> None:
+    file = write(tmp_path / "pairs.csv", "query,passage,text\na,one,u1\n")
+    with pytest.raises(SourceError, match="no column 'link'"):
+        read_pairs(PairsSettings(file=str(file), metadata=("link",)))
+    with pytest.raises(SourceError, match="as the corpus of the pairs calls its own"):
+        PairTextsReader(PairsSettings(file=str(file), metadata=("text",)))
+    folder = write_beir(tmp_path / "beir")
+    with pytest.raises(SourceError, match="no column 'link'"):
+        read_pairs(PairsSettings(file=str(folder), metadata=("link",)))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from searchfit.config import SourceSettings
+from searchfit.config import Settings, SourceSettings
 from searchfit.errors import SourceError
 from searchfit.sources import BadRow, Row, Source, open_source
 
@@ -47,7 +47,7 @@ class Heir(Thing):
 
 
 def opened(names: str) -> Source:
-    return open_source(SourceSettings(source=f"pydoc:{names}"))
+    return open_source(Settings(source=SourceSettings(source=f"pydoc:{names}")))
 
 
 @pytest.fixture

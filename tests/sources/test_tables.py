@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from searchfit.config import SourceSettings
+from searchfit.config import Settings, SourceSettings
 from searchfit.errors import SourceError
 from searchfit.sources import BadRow, Row, Source, open_source
 from searchfit.sources.values import Kind, from_text, kind_of_text, widen
@@ -13,7 +13,7 @@ from searchfit.sources.values import Kind, from_text, kind_of_text, widen
 
 def source(file: Path, content: str, **options: object) -> Source:
     file.write_text(content, encoding="utf-8", newline="")
-    return open_source(SourceSettings(source=str(file), **options))  # type: ignore[arg-type]
+    return open_source(Settings(source=SourceSettings(source=str(file), **options)))  # type: ignore[arg-type]
 
 
 def values(source: Source) -> list[list[object]]:
@@ -89,7 +89,7 @@ def test_a_beir_folder_is_read_with_its_metadata(tmp_path: Path) -> None:
         '{"_id": "1", "title": "t", "text": "x", "metadata": {"year": 1999}}\n'
     )
     (tmp_path / "queries.jsonl").write_text("")
-    found = open_source(SourceSettings(source=str(tmp_path)))
+    found = open_source(Settings(source=SourceSettings(source=str(tmp_path))))
     assert [row.values for row in found.rows() if isinstance(row, Row)] == [
         {"year": 1999, "_id": "1", "title": "t", "text": "x"}
     ]

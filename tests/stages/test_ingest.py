@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from searchfit.config import Settings, SourceSettings
+from searchfit.config import CleanSettings, Settings, SourceSettings
 from searchfit.errors import SourceError
 from searchfit.records import DOCUMENTS, StageResult
 from searchfit.stages import Tools, ingest
@@ -40,8 +40,9 @@ def ingest_source(source: str, tmp_path: Path, **options: object) -> tuple[Stage
     output = tmp_path / "output"
     output.mkdir(exist_ok=True)
     options.setdefault("max_bad_share", 0.9)
-    settings = Settings(source=SourceSettings(source=source, **options))  # type: ignore[arg-type]
-    result = ingest.run(settings.only("source", "pairs"), {}, Tools(output))
+    plain = CleanSettings(steps=(), language=False)
+    settings = Settings(source=SourceSettings(source=source, **options), clean=plain)  # type: ignore[arg-type]
+    result = ingest.run(settings, {}, Tools(output))
     assert [file.name for file in output.iterdir()] == ["documents.parquet"]
     return result, pq.read_table(output / "documents.parquet")
 
@@ -155,7 +156,6 @@ def test_too_many_bad_rows_are_an_error_that_shows_them(read: Ingest) -> None:
         ("a.parquet", b"PAR1 nonsense PAR1", "not a sound Parquet file"),
         ("a.parquet", b"", "not a sound Parquet file"),
         ("a.json", "[]", "ends in .json"),
-        ("a", "text", "no extension"),
     ],
 )
 def test_what_cannot_be_read_is_an_error_for_the_user(

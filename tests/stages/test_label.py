@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,55 @@ def test_where_judged_questions_decide_all_labelled_queries_train(
     lines = [{"query": "held out", "passage": dev["text"]}]
     _, rows = run(bench, tmp_path, lines, **{"queries.file": str(asked)})
     assert [row["split"] for row in rows] == ["train"]
+
+
+def test_what_does_not_answer_neither_holds_out_nor_is_learnt_where_it_is_held_out(
+    bench: Any, tmp_path: Path, passages: list[dict[str, Any]]
+) -> None:
+    split = splits(bench)
+    text = {
+        name: next(p for p in passages if split[p["document"]] == name)["text"] for name in ("train", "dev")
+    }
+    lines = [
+        {"query": "trains", "passage": text["train"], "label": 1},
+        {"query": "trains", "passage": text["dev"], "label": 0},
+        {"query": "judges", "passage": text["dev"], "label": 1},
+        {"query": "judges", "passage": text["train"], "label": 0},
+    ]
+    result, rows = run(bench, tmp_path, lines)
+    assert [(row["query"], row["label"], row["split"]) for row in rows] == [
+        ("trains", 1, "train"),
+        ("judges", 1, "dev"),
+        ("judges", 0, "dev"),
+    ]
+    assert [(drop.count, drop.samples) for drop in result.drops] == [(1, ("trains",))]
+
+
+def test_pairs_of_judged_dev_questions_are_dev_and_those_of_test_are_gone(
+    bench: Any, tmp_path: Path, passages: list[dict[str, Any]]
+) -> None:
+    """By their id, or by their words; the half is the one that the evaluation takes them for."""
+    ids = [f"u{number}" for number in range(12)]
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text(
+        "".join(
+            f'{{"query_id": "{id_}", "query": "{id_} zzz", "document_id": "garden-0", "score": 1}}\n'
+            for id_ in ids
+        ),
+        encoding="utf-8",
+    )
+    lines = [{"query": "learnt", "passage": passages[0]["text"], "query_id": "other", "label": 1}]
+    for number, id_ in enumerate(ids):
+        key = id_ if number % 2 else ""
+        lines.append({"query": f"{id_} zzz", "passage": "of no corpus", "query_id": key, "label": number % 3})
+    result, rows = run(bench, tmp_path, lines, **{"queries.file": str(asked)})
+    dev = [id_ for id_ in ids if hashlib.blake2b(id_.encode()).digest()[0] % 2]
+    assert 0 < len(dev) < len(ids)
+    assert [(row["query"], row["split"]) for row in rows] == [
+        ("learnt", "train"),
+        *((f"{id_} zzz", "dev") for id_ in dev),
+    ]
+    assert result.counts["test questions excluded"] == len(ids)
 
 
 def test_near_duplicates_are_those_of_a_plain_comparison(

@@ -132,6 +132,7 @@ def test_examples_are_the_largest_gains_and_losses_on_test(bench: Any, inputs: d
     assert [card["query"] for card in cards["gains"]] == [texts[rows[0]], texts[rows[1]]]
     assert [card["query"] for card in cards["losses"]] == [texts[rows[2]]]
     assert [card["query"] for card in cards["hardest"]] == [texts[rows[3]]]
+    assert [card["query"] for card in cards["easiest"]] == [texts[row] for row in rows[4:12]]
     ids = pq.read_table(inputs["documents.parquet"])["id"].to_pylist()
     (lost,) = cards["losses"]
     assert [hit["id"] for hit in lost["top_after"]] == [ids[i] for i in real.top[second][rows[2]].as_py()[:5]]

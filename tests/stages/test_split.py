@@ -40,6 +40,17 @@ def split(text: str, title: str = "", tokens: int = 60, **options: int) -> list[
     return split_documents([(7, document)], Window(Bytes(tokens)), settings)[0]
 
 
+def test_passages_know_the_page_and_heading_that_they_begin_under() -> None:
+    text = "Before all. " + "Gears turn here. " * 12 + "Brakes stop it. " * 12
+    marks = ((12, 1, "Gears"), (text.index("Brakes"), 2, "Brakes"))
+    document = Document("d", text, marks=marks)
+    (passages,) = split_documents([(0, document)], Window(Bytes(30)), SplitSettings(overlap_chars=0))
+    known = {(passage.page, passage.heading): passage.start for passage in reversed(passages)}
+    assert known[0, ""] == 0
+    assert 12 <= known[1, "Gears"] < marks[1][0] <= known[2, "Brakes"]
+    assert [passage.page for passage in passages] == sorted(passage.page for passage in passages)
+
+
 def texts(passages: Sequence[Passage]) -> list[str]:
     return [passage.text for passage in passages]
 

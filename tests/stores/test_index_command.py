@@ -37,6 +37,12 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: Any) -> int:
     return 0
 
 
+def status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workspace: Path) -> str:
+    capsys.readouterr()
+    assert run(monkeypatch, "status", workspace, "--json") == 0
+    return capsys.readouterr().out
+
+
 def told(workspace: Path) -> list[list[tuple[str, float]]]:
     searcher = open_searcher(workspace)
     found = [searcher.search(query, 10, where) for query, where in SEARCHES]
@@ -68,17 +74,27 @@ def test_search_reads_from_the_store_and_finds_the_same(
         patch.delattr(LanceStore, "nearest")
         assert told(workspace) == expected
     removed = expected[0][0][0].partition("#")[0]
-    remove(workspace, [removed], "")
+    assert json.loads(status(monkeypatch, capsys, workspace))["store_error"] == ""
+    grown = remove(workspace, [removed], "")
+    assert grown.notes == (
+        f"search reads from {url}; what changed gets there with: searchfit index {workspace}",
+    )
+    behind = json.loads(status(monkeypatch, capsys, workspace))
+    assert behind["store"] == url
+    assert "not up to date: its generation is 0, here it is 1" in behind["store_error"]
     with pytest.raises(StoreError, match="its generation is 0, here it is 1"):
         told(workspace)
     assert run(monkeypatch, "search", workspace, "oven") == 1
     assert "searchfit index WORKSPACE --store" in capsys.readouterr().err
-    assert run(monkeypatch, "index", workspace, "--store", url, "--json") == 0
+    assert run(monkeypatch, "index", workspace, "--json") == 0
     again = json.loads(capsys.readouterr().out)
     assert (again["sent"], again["deleted"] >= 1) == (0, True)
     assert expected[0][0] not in told(workspace)[0]
     assert run(monkeypatch, "index", workspace, "--store", "local") == 0
     assert not (workspace / "store.json").exists()
+    assert "store" not in json.loads(status(monkeypatch, capsys, workspace))
+    assert run(monkeypatch, "index", workspace) == 2
+    assert "Name one with --store" in capsys.readouterr().err
     assert run(monkeypatch, "index", workspace, "--store", url, "--drop") == 0
     assert run(monkeypatch, "index", workspace, "--store", url, "--drop") == 1
     assert run(monkeypatch, "index", workspace, "--store", "mysql://host/db") == 2

@@ -144,10 +144,8 @@ def test_filters_without_the_local_index(world: World, local: LanceStore, postgr
 def test_the_postmaster_is_killed_during_a_push(
     postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from searchfit.stores import push as module
     from searchfit.stores.pgvector import PgVectorStore
 
-    monkeypatch.setattr(module, "_BATCH", 10)
     world = World(60, size=8, seed=9)
     local = world.local(tmp_path / "v")
     url = f"{postgres.url}?table=killed"
@@ -163,7 +161,7 @@ def test_the_postmaster_is_killed_during_a_push(
         acknowledged.extend(record.row for record in records)
 
     monkeypatch.setattr(PgVectorStore, "upsert", noted)
-    assert push(url, local).sent == 60
+    assert push(url, local, batch=10).sent == 60
     starter.join()
     store = open_remote(url, local)
     assert store.rows().tolist() == acknowledged == world.rows.tolist()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 from typing import NoReturn
 
@@ -18,6 +20,7 @@ from searchfit.cli import (
     serving,
     settings,
     stores,
+    tables,
 )
 from searchfit.cli.app import app
 from searchfit.errors import SearchfitError, SettingsError
@@ -38,15 +41,32 @@ __all__ = [
     "serving",
     "settings",
     "stores",
+    "tables",
 ]
 
 
-_CARRY_ON = ("fit", "train", "generate", "train-reranker", "judge", "add", "update", "index")
+_CARRY_ON = ("fit", "ingest", "train", "generate", "train-reranker", "judge", "add", "update", "index")
 """The commands that go on where they were interrupted."""
 
 
 def main() -> None:
     """Run the command line. Exit status: 0 ok, 1 failure, 2 usage, 130 interrupted."""
+    if "RANK" not in os.environ:
+        _main()
+        return
+    status: int | str | None = 0
+    try:
+        _main()
+    except SystemExit as end:
+        status = end.code
+    # Threads of torch.distributed may outlive the interpreter, and then abort a process that has done all.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else int(status is not None))
+
+
+def _main() -> None:
     try:
         with crew() as first:
             if first:

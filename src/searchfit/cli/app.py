@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from searchfit.stages import Progress
 
-_FIRST = ("fit", "search", "status", "serve", "check", "evaluate", "compare", "judge", "feedback", "queries")
+_FIRST = (
+    *("fit", "search", "status", "serve", "check", "evaluate", "compare", "judge", "feedback"),
+    *("ingest", "documents", "passages", "generate", "queries"),
+)
 """The commands that help lists first, in this order."""
 
 
@@ -61,10 +64,12 @@ def _options(
 
 
 def command_line() -> str:
-    """The command as it was typed, for the manifest."""
+    """The command as it was typed, without passwords, for the manifest."""
     import shlex
 
-    return shlex.join(["searchfit", *sys.argv[1:]])
+    from searchfit.config.secrets import without_passwords
+
+    return shlex.join(["searchfit", *map(without_passwords, sys.argv[1:])])
 
 
 def console(stderr: bool = True) -> Console:

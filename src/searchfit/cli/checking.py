@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from searchfit.cli.app import AsJson, app, console, progress_bar
-from searchfit.cli.fitting import Config, Ident, Sets, Text, Title
+from searchfit.cli.fitting import Config, Ident, Sets, Sql, TableName, Text, Title, Updated, Where, sql_values
 from searchfit.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -29,12 +29,18 @@ def check(
     source: Annotated[
         str,
         Argument(
-            metavar="[SOURCE]", help="file, folder or pydoc:NAME,NAME...; left out, the texts of --pairs"
+            metavar="[SOURCE]",
+            help="file, folder or glob of documents (PDF, DOCX, HTML, text, e-mail) or tables, URL, "
+            "database, hf:NAME or pydoc:NAME,NAME; left out, the texts of --pairs",
         ),
     ] = "",
     text: Text = None,
     id_: Ident = "",
     title: Title = "",
+    sql: Sql = "",
+    table: TableName = "",
+    where: Where = "",
+    updated_column: Updated = "",
     queries: Annotated[str, Option(help="your own questions: .txt, .csv, .jsonl or a BEIR folder")] = "",
     pairs: Annotated[
         str, Option(help="labelled pairs to train on: a table, a folder of them or of BEIR")
@@ -53,6 +59,7 @@ def check(
         "source.text": tuple(text or ()),
         "source.id": id_,
         "source.title": title,
+        **sql_values(sql, table, where, updated_column),
         "queries.file": queries,
         "pairs.file": pairs,
         "model.name": model,

@@ -30,7 +30,11 @@ def export(
     ] = None,
     format_: Annotated[
         str,
-        Option("--format", help="of --pairs: jsonl, tsv, csv, parquet, sentence-transformers or beir"),
+        Option(
+            "--format",
+            help="of --pairs: jsonl, tsv, csv, passages (CSV, one to a row), parquet, sentence-transformers, "
+            "beir",
+        ),
     ] = "",
     split: Annotated[
         str, Option(help="of --pairs: train, dev, test or all; of --runs: which qrels of a BEIR folder")

@@ -1,4 +1,4 @@
-"""Commands that work on a workspace: fit, train, generate."""
+"""Commands that work on a workspace: fit, ingest, train, generate."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ Output = Annotated[Path, Option("--output", "-o", metavar="WORKSPACE", help="fol
 Text = Annotated[list[str] | None, Option(help="column of the text; may be repeated")]
 Ident = Annotated[str, Option("--id", help="column of the document id")]
 Title = Annotated[str, Option(help="column of the title")]
+Sql = Annotated[str, Option("--sql", metavar="SELECT", help="of a database: the statement to read by")]
+TableName = Annotated[str, Option(metavar="NAME", help="of a database: the table or view to read")]
+Where = Annotated[str, Option(metavar="CONDITION", help="which rows of --table, as SQL")]
+Updated = Annotated[
+    str, Option("--updated-column", help="of a database: tells when a row changed; `add` reads only those")
+]
 Generators = Annotated[
     str,
     Option(help="who writes the queries: phrases, t5[:MODEL], chat:MODEL, openai:MODEL; several with commas"),
@@ -51,12 +57,18 @@ def fit(
     source: Annotated[
         str,
         Argument(
-            metavar="[SOURCE]", help="file, folder or pydoc:NAME,NAME...; left out, the texts of --pairs"
+            metavar="[SOURCE]",
+            help="file, folder or glob of documents (PDF, DOCX, HTML, text, e-mail) or tables, URL, "
+            "database, hf:NAME or pydoc:NAME,NAME; left out, the texts of --pairs",
         ),
     ] = "",
     text: Text = None,
     id_: Ident = "",
     title: Title = "",
+    sql: Sql = "",
+    table: TableName = "",
+    where: Where = "",
+    updated_column: Updated = "",
     queries: Annotated[str, Option(help="your own questions: .txt, .csv, .jsonl or a BEIR folder")] = "",
     pairs: Annotated[
         str, Option(help="labelled pairs to train on: a table, a folder of them or of BEIR")
@@ -81,6 +93,7 @@ def fit(
         "source.text": tuple(text or ()),
         "source.id": id_,
         "source.title": title,
+        **sql_values(sql, table, where, updated_column),
         "queries.file": queries,
         "pairs.file": pairs,
         "feedback.workspace": str(output.resolve()) if feedback else "",
@@ -119,6 +132,39 @@ def train(
 
 
 @app.command()
+def ingest(
+    output: Output,
+    source: Annotated[
+        str,
+        Argument(metavar="[SOURCE]", help="as for fit; left out, WORKSPACE's own source and settings hold"),
+    ] = "",
+    text: Text = None,
+    id_: Ident = "",
+    title: Title = "",
+    sql: Sql = "",
+    table: TableName = "",
+    where: Where = "",
+    updated_column: Updated = "",
+    config: Config = None,
+    set_: Sets = None,
+    force: Force = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Only read documents and cut them into passages. `searchfit documents` and `searchfit passages` show
+    them; the same fit goes on from there."""
+    named = {
+        "source.source": source,
+        "source.text": tuple(text or ()),
+        "source.id": id_,
+        "source.title": title,
+        **sql_values(sql, table, where, updated_column),
+    }
+    settings = settings_of(None if source else output, config, set_, named)
+    _work(output, settings, Run(force, "split", dry_run, as_json))
+
+
+@app.command()
 def generate(
     output: Output,
     source: Annotated[
@@ -128,6 +174,10 @@ def generate(
     text: Text = None,
     id_: Ident = "",
     title: Title = "",
+    sql: Sql = "",
+    table: TableName = "",
+    where: Where = "",
+    updated_column: Updated = "",
     generator: Generators = "",
     base_url: BaseUrl = "",
     max_queries: MaxQueries = 0,
@@ -144,6 +194,7 @@ def generate(
         "source.text": tuple(text or ()),
         "source.id": id_,
         "source.title": title,
+        **sql_values(sql, table, where, updated_column),
         "generate.generator": generator,
         "openai.base_url": base_url,
         "generate.max_queries": max_queries,
@@ -151,6 +202,16 @@ def generate(
     }
     settings = settings_of(None if source else output, config, set_, named)
     _work(output, settings, Run(force, "screen", dry_run, as_json))
+
+
+def sql_values(query: str, table: str, where: str, updated_column: str) -> dict[str, str]:
+    """The options of a database as settings."""
+    return {
+        "sql.query": query,
+        "sql.table": table,
+        "sql.where": where,
+        "sql.updated_column": updated_column,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,5 +317,7 @@ def _close(path: Path, steps: list[Step], until: str) -> None:
     if until == "report":
         screen.print(f"report: {path / 'report.html'}", highlight=False, markup=False)
         screen.print(f'next:   searchfit search {path} "your question"', highlight=False, markup=False)
+    if until == "split":
+        screen.print(f"next:   searchfit passages {path}", highlight=False, markup=False)
     if until == "screen":
         screen.print(f"next:   searchfit queries {path}", highlight=False, markup=False)

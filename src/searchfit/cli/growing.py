@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
 from searchfit.cli.app import AsJson, WorkspacePath, app, console, progress_bar
-from searchfit.cli.fitting import Ident, Sets, Text, Title
+from searchfit.cli.fitting import Ident, Sets, Sql, TableName, Text, Title, Updated, Where, sql_values
 
 if TYPE_CHECKING:
     from searchfit.config import Settings
     from searchfit.growth import Growth
 
-Documents = Annotated[str, Argument(metavar="SOURCE", help="file or folder, as for fit")]
+Documents = Annotated[str, Argument(metavar="SOURCE", help="documents, tables or a database, as for fit")]
 
 
 @app.command()
@@ -25,13 +25,24 @@ def add(
     text: Text = None,
     id_: Ident = "",
     title: Title = "",
+    sql: Sql = "",
+    table: TableName = "",
+    where: Where = "",
+    updated_column: Updated = "",
     set_: Sets = None,
     as_json: AsJson = False,
 ) -> None:
     """Add documents to a fitted workspace. Those whose id is there already are replaced if they changed."""
     from searchfit import growth
 
-    settings = _settings(workspace, source, text, (id_, title), set_)
+    values: dict[str, Any] = {
+        "source.source": source,
+        "source.text": tuple(text or ()),
+        "source.id": id_,
+        "source.title": title,
+        **sql_values(sql, table, where, updated_column),
+    }
+    settings = _settings(workspace, values, set_)
     with progress_bar() as progress:
         _tell(growth.add(workspace, settings, progress), as_json)
 
@@ -43,13 +54,24 @@ def update(
     text: Text = None,
     id_: Ident = "",
     title: Title = "",
+    sql: Sql = "",
+    table: TableName = "",
+    where: Where = "",
+    updated_column: Updated = "",
     set_: Sets = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the index equal to a source. Adds what is new, replaces what changed, removes what is gone."""
     from searchfit import growth
 
-    settings = _settings(workspace, source, text, (id_, title), set_)
+    values: dict[str, Any] = {
+        "source.source": source,
+        "source.text": tuple(text or ()),
+        "source.id": id_,
+        "source.title": title,
+        **sql_values(sql, table, where, updated_column),
+    }
+    settings = _settings(workspace, values, set_)
     with progress_bar() as progress:
         _tell(growth.update(workspace, settings, progress), as_json)
 
@@ -77,15 +99,10 @@ def optimize(workspace: WorkspacePath, as_json: AsJson = False) -> None:
         _tell(growth.optimize(workspace, progress), as_json)
 
 
-def _settings(
-    workspace: Path, source: str, text: list[str] | None, names: tuple[str, str], sets: list[str] | None
-) -> Settings:
+def _settings(workspace: Path, values: dict[str, Any], sets: list[str] | None) -> Settings:
     from searchfit.growth import source_settings
 
-    id_, title = names
-    named = {"source.text": tuple(text or ()), "source.id": id_, "source.title": title}
-    values = {key: value for key, value in named.items() if value}
-    return source_settings(workspace, {**values, "source.source": source}, sets or ())
+    return source_settings(workspace, {key: value for key, value in values.items() if value}, sets or ())
 
 
 def _tell(growth: Growth, as_json: bool) -> None:

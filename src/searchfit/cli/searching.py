@@ -14,6 +14,8 @@ from searchfit.cli.fitting import show_leaderboard
 from searchfit.errors import SearchfitError, SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from searchfit.records import Hit
     from searchfit.search import Searcher
     from searchfit.workspace import Workspace
@@ -81,6 +83,12 @@ def _batch(searcher: Searcher, files: tuple[str, Path], k: int, where: str | Non
     console().print(f"{len(asked)} questions answered in {files[1]}", highlight=False, markup=False)
 
 
+def _place(metadata: Mapping[str, Any]) -> str:
+    """Where in its document a passage stands, as one cites it, after what names the document."""
+    page, heading = metadata.get("page"), metadata.get("heading")
+    return (f", page {page}" if page else "") + (f", {heading}" if heading else "")
+
+
 def _print_hit(hit: Hit, explain: bool) -> None:
     from rich.text import Text
 
@@ -91,6 +99,7 @@ def _print_hit(hit: Hit, explain: bool) -> None:
             (f"{hit.rank}. ", "bold"),
             (head or hit.document_id, "bold"),
             (f"  {hit.document_id}" if head else "", "dim"),
+            (_place(hit.metadata), "dim"),
             (f"  {hit.score:.3f}", "dim"),
         )
     )
@@ -114,8 +123,7 @@ def status(workspace: WorkspacePath, as_json: AsJson = False) -> None:
     board = place.artefact("leaderboard.json")
     if as_json:
         more: dict[str, Any] = {"leaderboard": json.loads(board.read_text("utf-8"))} if board.exists() else {}
-        store = {"store": _store(workspace)} if _store(workspace) else {}
-        print(json.dumps({**manifest, **more, **_index(place), **store}, ensure_ascii=False))
+        print(json.dumps({**manifest, **more, **_index(place), **_store(place)}, ensure_ascii=False))
         return
     if board.exists():
         show_leaderboard(place)
@@ -135,8 +143,10 @@ def status(workspace: WorkspacePath, as_json: AsJson = False) -> None:
         highlight=False,
         markup=False,
     )
-    if store_ := _store(workspace):
-        screen.print(f"store     {store_}: search reads from there", highlight=False, markup=False)
+    if found := _store(place):
+        error = found["store_error"]
+        told = f"search cannot read from there: {error}" if error else "search reads from there"
+        screen.print(f"store     {found['store']}: {told}", highlight=False, markup=False)
     for index in _index(place).values():
         screen.print(
             f"index     version {index['generation']} in {index['segments']} segments: {index['passages']} "
@@ -147,13 +157,18 @@ def status(workspace: WorkspacePath, as_json: AsJson = False) -> None:
         )
 
 
-def _store(workspace: Path) -> str:
-    """The address, without a password, of the store elsewhere that is searched; "" for the own index."""
+def _store(place: Workspace) -> dict[str, str]:
+    """The address, without a password, of the store elsewhere that is searched, and why it cannot be, ""
+    where it can; nothing for the own index."""
     from searchfit.stores.address import Address
-    from searchfit.stores.push import kept
+    from searchfit.stores.push import kept, standing
+    from searchfit.stores.versions import open_index
 
-    url = kept(workspace)
-    return str(Address(url)) if url else ""
+    url, served = kept(place.path), place.served()
+    if url is None or served is None:
+        return {}
+    error = standing(place.path, open_index(place.artefact(served["index"])).store)
+    return {"store": str(Address(url)), "store_error": error}
 
 
 def _index(place: Workspace) -> dict[str, dict[str, Any]]:

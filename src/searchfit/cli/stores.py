@@ -11,11 +11,11 @@ from typer import Option
 from searchfit.cli.app import AsJson, WorkspacePath, app, console, progress_bar
 
 Address = Annotated[
-    str,
+    str | None,
     Option(
         envvar="SEARCHFIT_STORE_URL",
         help="postgresql://, qdrant:// or pinecone:// with the store's address, "
-        "or local to search the workspace's own index again",
+        "or local to search the workspace's own index again; left out, the store that is searched",
     ),
 ]
 
@@ -23,16 +23,21 @@ Address = Annotated[
 @app.command()
 def index(
     workspace: WorkspacePath,
-    store: Address,
+    store: Address = None,
     replace: Annotated[bool, Option("--replace", help="in place of another index that is there")] = False,
     drop: Annotated[bool, Option("--drop", help="remove the index from that store instead")] = False,
+    batch: Annotated[int, Option(min=1, help="how many passages are sent together")] = 500,
     as_json: AsJson = False,
 ) -> None:
-    """Push the index to a store elsewhere. Search then reads from there."""
-    from searchfit.stores.push import remember, serve_from, withdraw
+    """Push the index to a store elsewhere. Search then reads from there.
+
+    After add, update and remove the same command, or `searchfit index WORKSPACE`, sends what changed.
+    """
+    from searchfit.stores.push import remember, serve_from, target, withdraw
     from searchfit.workspace import Workspace
 
     Workspace(workspace).require()
+    store = target(workspace, store)
     if store == "local" or drop:
         if drop:
             withdraw(workspace, store)
@@ -42,7 +47,7 @@ def index(
             print(json.dumps({"store": "" if drop else store}))
         return
     with progress_bar() as progress:
-        pushed = serve_from(workspace, store, replace, progress)
+        pushed = serve_from(workspace, store, replace, progress, batch)
     if as_json:
         print(json.dumps(asdict(pushed)))
         return

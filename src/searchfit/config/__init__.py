@@ -13,13 +13,23 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from searchfit.config.base import Section
+from searchfit.config.reading import (
+    CleanSettings,
+    DatasetSettings,
+    FeedbackSettings,
+    FilesSettings,
+    PairsSettings,
+    QueriesSettings,
+    SourceSettings,
+    SqlSettings,
+)
 from searchfit.config.reference import Group, groups, only, reference_markdown, reference_toml
 from searchfit.config.sections import (
     ChatSettings,
     ChooseSettings,
     EngineSettings,
     EvaluateSettings,
-    FeedbackSettings,
     GenerateSettings,
     HoldoutSettings,
     IndexSettings,
@@ -27,16 +37,12 @@ from searchfit.config.sections import (
     MineSettings,
     ModelSettings,
     OpenAISettings,
-    PairsSettings,
     PretrainSettings,
     PromptSettings,
-    QueriesSettings,
     ReencodeSettings,
     RerankSettings,
     RerankTrainingSettings,
     ScreenSettings,
-    Section,
-    SourceSettings,
     SplitSettings,
     T5Settings,
     TrainSettings,
@@ -48,9 +54,12 @@ from searchfit.toml import read_toml, toml_or_text, toml_value
 __all__ = [
     "ChatSettings",
     "ChooseSettings",
+    "CleanSettings",
+    "DatasetSettings",
     "EngineSettings",
     "EvaluateSettings",
     "FeedbackSettings",
+    "FilesSettings",
     "GenerateSettings",
     "HoldoutSettings",
     "IndexSettings",
@@ -70,6 +79,7 @@ __all__ = [
     "Settings",
     "SourceSettings",
     "SplitSettings",
+    "SqlSettings",
     "T5Settings",
     "TrainSettings",
     "known_keys",
@@ -87,6 +97,10 @@ class Settings(Section):
 
     seed: int = Field(13, description="of all that is drawn by chance")
     source: SourceSettings = SourceSettings()
+    sql: SqlSettings = SqlSettings()
+    dataset: DatasetSettings = DatasetSettings()
+    files: FilesSettings = FilesSettings()
+    clean: CleanSettings = CleanSettings()
     queries: QueriesSettings = QueriesSettings()
     pairs: PairsSettings = PairsSettings()
     feedback: FeedbackSettings = FeedbackSettings()

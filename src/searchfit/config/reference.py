@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from searchfit.config.sections import Section
+from searchfit.config.base import Section
 from searchfit.errors import SettingsError
 from searchfit.toml import toml_value
 

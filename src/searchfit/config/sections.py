@@ -1,76 +1,12 @@
-"""The settings of each stage, a frozen class each, with their defaults and what they mean."""
+"""The settings of each stage after reading, a frozen class each, with their defaults and what they mean."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator
+from pydantic import Field, PositiveFloat
 
-
-class Section(BaseModel):
-    """A frozen group of settings that refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*")
-    @classmethod
-    def _writable(cls, value: Any) -> Any:
-        # Names of files may hold bytes that are not UTF-8; searchfit.toml could not.
-        for item in value if isinstance(value, tuple) else (value,):
-            if isinstance(item, str) and any("\ud800" <= char <= "\udfff" for char in item):
-                raise ValueError("it holds bytes that are not UTF-8")
-        return value
-
-
-class SourceSettings(Section):
-    """What is read. Column names are only needed where they cannot be told from the data."""
-
-    source: str = Field("", description="file, folder or scheme:..., for example pydoc:json,email")
-    text: tuple[str, ...] = Field((), description="column(s) that hold the text, joined by blank lines")
-    id: str = Field("", description="column that holds the document id")
-    title: str = Field("", description="column that holds the title")
-    max_bad_share: float = Field(0.05, ge=0, le=1, description="share of bad rows above which reading fails")
-    max_text_chars: int = Field(5_000_000, ge=1, description="longer texts count as bad rows")
-
-
-class QueriesSettings(Section):
-    """The user's own questions, used for evaluation in preference to generated ones."""
-
-    file: str = Field("", description="questions: .txt, .csv, .tsv, .jsonl, or a BEIR folder with judgements")
-    split: str = Field("test", description="which qrels of a BEIR folder to use")
-
-
-class PairsSettings(Section):
-    """Labelled pairs. Column names are only needed where they cannot be told from the data."""
-
-    file: str = Field(
-        "", description="pairs: .csv, .tsv, .jsonl, .parquet, a folder of those, or a BEIR folder"
-    )
-    query: tuple[str, ...] = Field((), description="column(s) of the query, joined by a space")
-    passage: str = Field("", description="column of the text that answers, or not, see label")
-    label: str = Field("", description="column of the label: 1 answers, 0 does not; or graded")
-    negatives: tuple[str, ...] = Field((), description="column(s) of texts that do not answer")
-    split: str = Field("train", description="which qrels of a BEIR folder, or SPLIT.* of a folder, to use")
-
-
-class FeedbackSettings(Section):
-    """What readers judged and clicked, see `searchfit feedback`."""
-
-    workspace: str = Field(
-        "", description="workspace whose judgements and clicks are used; empty: none; --feedback: its own"
-    )
-    min_questions: int = Field(
-        40, ge=1, description="so many judged questions evaluate; fewer are only kept out of training"
-    )
-    max_questions: int = Field(
-        200, ge=1, description="judged questions that evaluate, dev and test together; further ones train"
-    )
-    click_bias: float = Field(
-        1.0, ge=0, description="a click at rank r weighs r to this power, at most 5; 0: all weigh 1"
-    )
-    click_weight: float = Field(
-        6.0, gt=0, description="weight of the clicks on a document from which it is an answer to train on"
-    )
+from searchfit.config.base import Section
 
 
 class SplitSettings(Section):

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, PositiveFloat, ValidationError
 
-from searchfit.config.sections import Section
+from searchfit.config.base import Section
 from searchfit.errors import SettingsError
 from searchfit.toml import toml_or_text
 

@@ -37,7 +37,9 @@ from searchfit.filters.tree import (
     Not,
     Scalar,
     matches,
+    named,
 )
+from searchfit.filters.types import type_name
 
 __all__ = [
     "MAX_CHARS",
@@ -52,7 +54,9 @@ __all__ = [
     "Scalar",
     "from_json",
     "matches",
+    "named",
     "parse",
     "spelled",
     "to_json",
+    "type_name",
 ]

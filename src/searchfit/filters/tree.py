@@ -70,6 +70,15 @@ class Either:
 Filter: TypeAlias = "Compare | Member | Missing | Not | Every | Either"
 
 
+def named(filter: Filter) -> set[str]:
+    """The columns that a filter asks for."""
+    if isinstance(filter, Not):
+        return named(filter.part)
+    if isinstance(filter, (Every, Either)):
+        return set().union(*map(named, filter.parts))
+    return {filter.column}
+
+
 def matches(filter: Filter, row: Mapping[str, Any]) -> bool:
     """Whether the filter is true of a row, given as column name -> value; an absent column is null."""
     return _truth(filter, row) is True

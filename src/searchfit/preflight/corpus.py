@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,8 @@ import pyarrow.parquet as pq
 
 from searchfit.config import Settings
 from searchfit.encoders import Tokenizer
-from searchfit.keyword import detect_language
+from searchfit.languages import Languages
 from searchfit.records import DOCUMENTS, encoded_text
-from searchfit.screening import scripts
 from searchfit.shingles import alike, signatures
 from searchfit.stages import Progress
 from searchfit.workspace import Workspace
@@ -69,12 +67,14 @@ def survey(workspace: Workspace, tokenizer: Tokenizer, progress: Progress) -> Co
     lengths, titles = np.empty(total, np.int64), 0
     texts: set[int] = set()
     some: list[str] = []
+    languages = Languages()
     for row, (title, text) in enumerate(_documents(file)):
         lengths[row] = len(text)
         titles += bool(title)
         texts.add(hash(text))
         if row % step == 0:
             some.append(encoded_text(title, text[: _WIDE_TOKEN * tokenizer.max_tokens]))
+            languages.add(text)
         if row % 1000 == 0:
             progress("survey", row, total)
     quantiles = np.quantile(lengths, [0, 0.5, 0.9, 1], method="nearest").astype(int).tolist()
@@ -86,7 +86,7 @@ def survey(workspace: Workspace, tokenizer: Tokenizer, progress: Progress) -> Co
         without_title=total - titles,
         chars=dict(zip(("least", "median", "90%", "most"), quantiles, strict=True)),
         looked_at=len(some),
-        languages=_languages(some),
+        languages=languages.shares(),
         window=tokenizer.max_tokens,
         beyond_window=_beyond(some, tokenizer),
         notes=tuple(entry["notes"]),
@@ -145,21 +145,6 @@ def _pairs(file: pq.ParquetFile) -> Iterator[tuple[str, str]]:
 
 def _texts(file: pq.ParquetFile) -> Iterator[str]:
     return (text for _, text in _pairs(file))
-
-
-def _languages(texts: list[str]) -> dict[str, float]:
-    """Shares by language, most first: by its function words, else by the script that most letters are of."""
-    counts = Counter(map(_language, texts))
-    return {name: round(n / len(texts), 4) for name, n in counts.most_common()}
-
-
-def _language(text: str) -> str:
-    found = detect_language([text])
-    if found != "none":
-        return found
-    letters = scripts(text[:2000])
-    main = max(letters, key=lambda name: letters[name], default="")
-    return "not told" if main in ("", "LATIN") else f"in {main.title()} script"
 
 
 def _beyond(texts: list[str], tokenizer: Tokenizer) -> float:

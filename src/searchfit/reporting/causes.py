@@ -1,5 +1,6 @@
-"""Named rules for the likely cause of a low score. Each looks at one question, the right passage and the best
-wrong one; the first that holds is named. They are hints: what they rest on is said with them."""
+"""Named rules for the likely cause of a low score, or of a high one. Each looks at one question, the right
+passage and the best wrong one; the first that holds is named. They are hints: what they rest on is said with
+them."""
 
 from __future__ import annotations
 
@@ -13,11 +14,13 @@ FEW, MANY = 2, 5
 SHARED = 1 / 3
 RARE = 3
 LONG_WORDS, LONG_TIMES = 100, 2.0
+FAR = 0.5
+"""Cosine below which nothing else is like the right passage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A question that a system answered badly, in figures.
+    """A question that a system answered badly, or well, in figures.
 
     `terms` counts its distinct content words; `shared` and `shared_wrong` are the shares of them in the right
     passage and in the best wrong document's passage; `holders` counts the passages that hold all of them;
@@ -51,6 +54,14 @@ def likely_cause(case: Case) -> Cause:
         if why := rule(case):
             return Cause(name, why)
     return Cause("unclear", "No rule fits: the words are there, and the model judges the meaning otherwise.")
+
+
+def likely_help(case: Case) -> Cause:
+    """What made a question easy: the first rule of HELPS that holds, "unclear" when none does."""
+    for name, rule in HELPS.items():
+        if why := rule(case):
+            return Cause(name, why)
+    return Cause("unclear", "No rule fits: words and meaning each point to the right passage a little.")
 
 
 def _wrong_language(case: Case) -> str:
@@ -111,3 +122,38 @@ RULES: dict[str, Callable[[Case], str]] = {
     "known by its words": _known_by_its_words,
 }
 """The rules by name, in their order."""
+
+
+def _rare_words(case: Case) -> str:
+    if case.terms and case.shared == 1 and 0 < case.holders <= RARE:
+        all_ = "it alone holds" if case.holders == 1 else f"it is one of {case.holders} passages that hold"
+        return f"The words point to the right passage: {all_} all of them."
+    return ""
+
+
+def _by_meaning(case: Case) -> str:
+    if case.terms and case.shared <= SHARED:
+        return f"Only {case.shared:.0%} of the question's content words stand in the right passage."
+    return ""
+
+
+def _more_words(case: Case) -> str:
+    if case.terms and case.shared > case.shared_wrong:
+        there = f"{case.shared:.0%} of the question's content words stand in the right passage"
+        return f"{there}, {case.shared_wrong:.0%} in the best wrong result."
+    return ""
+
+
+def _nothing_like_it(case: Case) -> str:
+    if case.twin < FAR:
+        return f"The best wrong result is of another matter (cosine {case.twin:.2f} with the right passage)."
+    return ""
+
+
+HELPS: dict[str, Callable[[Case], str]] = {
+    "rare words": _rare_words,
+    "found by meaning": _by_meaning,
+    "more of its words": _more_words,
+    "nothing like it": _nothing_like_it,
+}
+"""The rules for high scores by name, in their order."""

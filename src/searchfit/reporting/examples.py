@@ -1,15 +1,16 @@
-"""Question by question: the largest gains and losses and the hardest questions, each with what was found
-before and after, the right answer's rank and the likely cause; and what all questions have in common."""
+"""Question by question: the largest gains and losses, the hardest and the easiest questions, each with what
+was found before and after, the right answer's rank and the likely cause; and what all questions have in
+common."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from searchfit.encoders import Tokenizer
-from searchfit.reporting.causes import Case, likely_cause
+from searchfit.reporting.causes import Case, Cause, likely_cause, likely_help
 from searchfit.reporting.evidence import Evidence
 from searchfit.reporting.library import Library, Words
 from searchfit.screening import Sibling, is_foreign
@@ -44,12 +45,14 @@ def traits(evidence: Evidence, library: Library) -> Traits:
 
 
 def examples(evidence: Evidence, library: Library, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Cards by kind: gains, losses, hardest (of the pair of systems that is compared) and the user's own
-    questions without judgements (the untuned and the chosen system)."""
+    """Cards by kind: gains, losses, hardest, easiest (of the pair of systems that is compared) and the user's
+    own questions without judgements (the untuned and the chosen system)."""
     cards = {
         kind: [_card(evidence, library, row) for row in rows] for kind, rows in _picked(evidence).items()
     }
-    shown = [card for kind in cards.values() for card in kind]
+    shown = [
+        (card, likely_help if kind == "easiest" else likely_cause) for kind in cards for card in cards[kind]
+    ]
     _state_causes(shown, library, tokenizer)
     cards["yours"] = [
         {"query": text[:_QUERY_CHARS], **_found(evidence, library, len(evidence.queries) + number, [])}
@@ -60,17 +63,19 @@ def examples(evidence: Evidence, library: Library, tokenizer: Tokenizer) -> dict
 
 def _picked(evidence: Evidence) -> dict[str, list[int]]:
     if not evidence.pair:
-        return {"gains": [], "losses": [], "hardest": []}
+        return {"gains": [], "losses": [], "hardest": [], "easiest": []}
     before, after = (evidence.scores(name) for name in evidence.pair)
     rows = [row for row in evidence.test.tolist() if np.isfinite(after[row] - before[row])]
     gain = {row: after[row] - before[row] for row in rows}
     gains = sorted((row for row in rows if gain[row] > 0), key=lambda row: -gain[row])[:EACH]
     losses = sorted((row for row in rows if gain[row] < 0), key=lambda row: gain[row])[:EACH]
     hard = [row for row in rows if after[row] < LOW and row not in losses]
+    easy = [row for row in rows if after[row] >= LOW and row not in gains]
     return {
         "gains": gains,
         "losses": losses,
         "hardest": sorted(hard, key=lambda row: (after[row], before[row]))[:EACH],
+        "easiest": sorted(easy, key=lambda row: (-after[row], -before[row]))[:EACH],
     }
 
 
@@ -107,17 +112,20 @@ def _found(evidence: Evidence, library: Library, row: int, relevant: list[int]) 
     return lists
 
 
-def _state_causes(cards: list[dict[str, Any]], library: Library, tokenizer: Tokenizer) -> None:
-    """Add the likely cause to each card: of the low score before, for a gain, else of the low score after."""
-    pairs = [_right_and_wrong(card, library) for card in cards]
+def _state_causes(
+    cards: Sequence[tuple[dict[str, Any], Callable[[Case], Cause]]], library: Library, tokenizer: Tokenizer
+) -> None:
+    """Add the likely cause to each card, by the rules that come with it: of the score before, for a gain,
+    else of the score after."""
+    pairs = [_right_and_wrong(card, library) for card, _ in cards]
     texts = library.texts([words.row for pair in pairs for words in pair if words])
     usual = float(np.median(library.corpus.keyword.lengths)) if library.corpus.count else 0.0
-    for card, (right, wrong) in zip(cards, pairs, strict=True):
+    for (card, rules), (right, wrong) in zip(cards, pairs, strict=True):
         if right is None:
             card["cause"], card["why"] = "unclear", "No right passage is in the corpus."
         else:
             case = _case(card["query"], library, (right, wrong), texts, tokenizer, usual)
-            cause = likely_cause(case)
+            cause = rules(case)
             card["cause"], card["why"] = cause.name, cause.why
         for hit in (*card["top_before"], *card["top_after"]):
             del hit["_row"]

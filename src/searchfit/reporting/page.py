@@ -161,6 +161,7 @@ def _examples(told: Facts) -> list[Markup]:
         "gains": "Largest gains",
         "losses": "Largest losses",
         "hardest": "Hardest questions",
+        "easiest": "Easiest questions",
         "yours": "Your own questions, without judgements",
     }
     parts = []

@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from searchfit.config import ServeSettings
-from searchfit.errors import SearchfitError, SettingsError
+from searchfit.errors import SearchfitError, SettingsError, WorkspaceError
 from searchfit.fusion import Floats, Vectors
 from searchfit.request import Answer, Request
 from searchfit.search import Searcher, open_searcher
@@ -105,10 +105,11 @@ class Served:
             return await self._search(opened, request)
 
     async def work(self, call: Callable[[Searcher], _T]) -> _T:
-        """Do something with the searcher of now on a thread of the search pool."""
+        """Do something with the searcher of now on a thread of the search pool; again, should the version of
+        the index that it began with be removed meanwhile by two newer ones."""
         self.refresh()
         with self.lease() as opened:
-            return await self.state.on(self.state.threads.search, partial(call, opened.searcher))
+            return await self.state.on(self.state.threads.search, partial(_steadily, call, opened.searcher))
 
     async def encode(self, texts: Sequence[str], task: str) -> Vectors:
         """(len(texts), dimension) by the tower of the task, "query" or "document"."""
@@ -186,6 +187,17 @@ class Served:
             _log.info("workspace %s: now serves %s", self.name, opened.version)
         self._stamp = stamp
         self._opening = None
+
+
+def _steadily(call: Callable[[Searcher], _T], searcher: Searcher) -> _T:
+    for _ in range(4):
+        before = stamp(searcher.folder)
+        try:
+            return call(searcher)
+        except WorkspaceError:
+            if stamp(searcher.folder) == before:
+                raise
+    return call(searcher)
 
 
 @dataclass

@@ -172,8 +172,8 @@ class Watch:
             self._tell(scope, sent, time.perf_counter() - started, noted)
 
     def _tell(self, scope: Scope, sent: dict[str, int], seconds: float, noted: dict[str, Any]) -> None:
-        route = getattr(scope.get("route"), "path", "other")
         method = scope["method"] if scope["method"] in _METHODS else "other"
+        route = _route(scope)
         self.telemetry.request(route, method, sent["status"], seconds)
         line = {
             "time": _now(),
@@ -185,6 +185,14 @@ class Watch:
             **noted,
         }
         access_log.info(json.dumps(line, ensure_ascii=False))
+
+
+def _route(scope: Scope) -> str:
+    """The template of the route that a request took, "other" where it took none."""
+    if "route" in scope:
+        return str(getattr(scope["route"], "path", "other"))
+    # FastAPI names its own routes only. Those of the page have no parameters: path and template are one.
+    return str(scope["path"]) if "endpoint" in scope and not scope.get("path_params") else "other"
 
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}

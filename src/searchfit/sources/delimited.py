@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from searchfit.errors import SourceError
 from searchfit.sources.files import TOO_LONG, Line, check_file, fingerprint_files, read_lines, record_limit
+from searchfit.sources.places import Place
 from searchfit.sources.rows import BadRow, Columns, Row
 
 WRONG_CELLS = "wrong number of cells"
@@ -26,7 +26,7 @@ class DelimitedReader:
     untyped = True
     known: Columns | None = None
 
-    def __init__(self, path: Path, max_text_chars: int) -> None:
+    def __init__(self, path: Place, max_text_chars: int) -> None:
         check_file(path)
         self._path = path
         self._limit = record_limit(max_text_chars)
@@ -143,8 +143,8 @@ class _Feed:
         self._again.extendleft(reversed(lines))
 
 
-def _delimiter(path: Path, limit: int) -> tuple[str, tuple[str, ...]]:
-    if path.suffix.lower() in {".tsv", ".tab"}:
+def _delimiter(path: Place, limit: int) -> tuple[str, tuple[str, ...]]:
+    if path.suffix in {".tsv", ".tab"}:
         return "\t", ()
     header = next((line.text for line in read_lines(path, limit, newline="") if line.text.strip()), "")
     others = [mark for mark in ";\t|" if mark in header]

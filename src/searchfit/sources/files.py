@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from searchfit.errors import SourceError
+from searchfit.sources.places import Place
 
 HEAD_BYTES = 4096
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -48,13 +49,10 @@ def record_limit(max_text_chars: int) -> int:
     return min(6 * max_text_chars + (1 << 20), (1 << 31) - 1)
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Place) -> None:
     """Raise SourceError unless `path` is a readable file of UTF-8 text, as far as its first bytes tell."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-    except OSError as error:
-        raise unreadable(path, error) from error
+    with path.open() as file:
+        head = file.read(HEAD_BYTES)
     if head.startswith(_UTF16):
         raise SourceError(
             f"{path} is UTF-16, expected UTF-8.", "Convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW"
@@ -68,53 +66,27 @@ def check_file(path: Path) -> None:
         check_not_blank(path)
 
 
-def check_not_blank(path: Path) -> None:
+def check_not_blank(path: Place) -> None:
     """Raise SourceError when the file has no bytes but white space."""
-    try:
-        with path.open("rb") as file:
-            if any(chunk.strip(b" \t\r\n\xef\xbb\xbf") for chunk in iter(lambda: file.read(1 << 20), b"")):
-                return
-    except OSError as error:
-        raise unreadable(path, error) from error
+    with path.open() as file:
+        if any(chunk.strip(b" \t\r\n\xef\xbb\xbf") for chunk in iter(lambda: file.read(1 << 20), b"")):
+            return
     raise SourceError(f"{path} is empty.", "Expected at least one document.")
 
 
-def unreadable(path: Path, error: OSError) -> SourceError:
-    """The error for a path that the system does not let us read."""
-    if isinstance(error, FileNotFoundError):
-        return SourceError(f"{path} does not exist.", "Check the spelling and the current folder.")
-    if isinstance(error, PermissionError):
-        return SourceError(
-            f"{path} may not be read: permission denied.", "Check the owner and mode of the file."
-        )
-    return SourceError(f"{path} cannot be read: {error.strerror or error}.")
-
-
-def read_lines(path: Path, limit: int, newline: str) -> Iterator[Line]:
+def read_lines(path: Place, limit: int, newline: str) -> Iterator[Line]:
     """The lines of a UTF-8 file, undecodable bytes as lone surrogates; one over `limit` characters is cut."""
-    try:
-        with io.TextIOWrapper(
-            path.open("rb"), "utf-8-sig", errors="surrogateescape", newline=newline
-        ) as file:
-            number = 0
-            while text := file.readline(limit + 1):
-                number += 1
-                cut = len(text) > limit and not text.endswith("\n")
-                rest = text
-                while cut and rest and not rest.endswith(("\n", "\r")):
-                    rest = file.readline(limit + 1)
-                yield Line(number, "" if cut else text, cut)
-    except OSError as error:
-        raise unreadable(path, error) from error
+    with io.TextIOWrapper(path.open(), "utf-8-sig", errors="surrogateescape", newline=newline) as file:
+        number = 0
+        while text := file.readline(limit + 1):
+            number += 1
+            cut = len(text) > limit and not text.endswith("\n")
+            rest = text
+            while cut and rest and not rest.endswith(("\n", "\r")):
+                rest = file.readline(limit + 1)
+            yield Line(number, "" if cut else text, cut)
 
 
-def fingerprint_files(paths: Iterable[Path]) -> dict[str, Any]:
-    """Absolute path, size in bytes and time of change in ns of each file."""
-    files = []
-    for path in paths:
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise unreadable(path, error) from error
-        files.append([str(path.absolute()), status.st_size, status.st_mtime_ns])
-    return {"files": files}
+def fingerprint_files(files: Iterable[Place | Path]) -> dict[str, Any]:
+    """Absolute path or URL, size in bytes and time of change (ns) or ETag of each file."""
+    return {"files": [(file if isinstance(file, Place) else Place(str(file))).mark() for file in files]}

@@ -1,57 +1,82 @@
-"""A folder of text and Markdown files, one document a file."""
+"""A folder of files, one document a file; PDF and the like are parsed in a process of their own."""
 
 from __future__ import annotations
 
 import os
-import re
-import stat
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from searchfit.errors import SourceError
-from searchfit.sources.files import BAD_UTF8, TOO_LONG, fingerprint_files, is_sound, unreadable
+from searchfit.config import Settings
+from searchfit.errors import MissingExtraError, SourceError
+from searchfit.parsers import Mark, Parsed, UnparsableError, Unread
+from searchfit.parsers.child import unpacked
+from searchfit.parsers.process import Limits, ParserProcess
+from searchfit.parsers.text import UTF8, decode, markdown_marks, rst_marks
+from searchfit.sources.files import TOO_LONG, fingerprint_files, is_sound
+from searchfit.sources.finding import Chooser, Found, find_files
 from searchfit.sources.rows import BadRow, Columns, Row
 
-SUFFIXES = (".md", ".markdown", ".txt")
-_HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(.*?)[ \t]*#*[ \t]*$")
-_FENCE = re.compile(r" {0,3}(```|~~~)")
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    path: Path
-    id: str
+_TEXTS = frozenset(("text", "markdown", "rst"))
+_READ = "PDF, DOCX, HTML, Markdown, text or e-mail (.pdf .docx .html .md .rst .txt .eml .mbox)"
 
 
 class FolderReader:
-    """All .txt and .md files below a folder, in order of their paths.
+    """The files below a folder that hold text, in order of their paths, or those that a glob names.
 
-    The id is the path below the folder with "/", the title the first Markdown heading or else the name
-    of the file, `folder` the path of the folder that holds it. Hidden files and folders are skipped.
+    The id is the path below the folder with "/" (that of a message in an .mbox file with #number after it),
+    the title that of the file, its first heading or else its name, `folder` the path of the folder that holds
+    it. Pages and headings are marks of the rows.
     """
 
     untyped = False
     known: Columns | None = Columns(("text",), "id", "title")
 
-    def __init__(self, root: Path, max_text_chars: int) -> None:
-        self.name = str(root)
-        self._max_chars = max_text_chars
-        others: Counter[str] = Counter()
-        self._files = _find(root, others)
-        said = ", ".join(f"{suffix or 'no extension'} ({count})" for suffix, count in sorted(others.items()))
+    def __init__(self, root: Path, settings: Settings, glob: str = "") -> None:
+        """Raises SourceError where nothing is to be read, MissingExtraError where a parser is not installed,
+        and SettingsError for globs that lead out of the folder."""
+        self.name = str(root / glob)
+        self._settings = settings.files
+        self._max_chars = settings.source.max_text_chars
+        self._left: Counter[str] = Counter()
+        self._encodings: Counter[str] = Counter()
+        chooser = Chooser(self._settings, glob)
+        if root.is_file():
+            self._files = [Found(root, root.name, *chooser.kind(root, root.name))]
+        else:
+            self._files = find_files(root, chooser, self._left)
         if not self._files:
+            said = _listed(self._left)
             raise SourceError(
-                f"{root} holds no document: expected .txt or .md files, or a BEIR folder's corpus.jsonl"
+                f"{self.name} holds no document: expected {_READ}, or a BEIR folder's corpus.jsonl"
                 + (f"; there are files with {said}." if said else "."),
                 "To read a table, name the file: .csv, .tsv, .jsonl or .parquet.",
             )
-        self.notes = (f"{root.name}: files of other kinds are left out: {said}",) if said else ()
+        self._check_parsers()
+
+    def _check_parsers(self) -> None:
+        kinds = {file.kind for file in self._files}
+        if "pdf" in kinds and find_spec("pypdf") is None:
+            raise MissingExtraError("reading PDF", "files")
+        parser = self._settings.parser
+        if "other" in kinds and find_spec(parser) is None:
+            raise MissingExtraError(f"the parser {parser}", parser, f"pip install {parser}")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out, and in which encodings texts were read, as far as they have been read."""
+        notes = []
+        if self._left:
+            notes.append(f"{Path(self.name).name}: files of other kinds are left out: {_listed(self._left)}")
+        for encoding, count in sorted(self._encodings.items()):
+            notes.append(f"{count} files are no UTF-8 and were read as {encoding}")
+        return tuple(notes)
 
     def columns(self, everything: bool = False) -> tuple[str, ...]:  # noqa: ARG002
-        """Always the same four."""
+        """Those that every file has."""
         return ("id", "title", "text", "folder")
 
     def fingerprint(self) -> dict[str, Any]:
@@ -59,70 +84,90 @@ class FolderReader:
         return fingerprint_files(file.path for file in self._files)
 
     def rows(self) -> Iterator[Row | BadRow]:
-        """One row a file."""
-        for number, file in enumerate(self._files, 1):
-            yield self._row(number, file)
+        """One row a file, one a message of an .mbox file."""
+        self._encodings.clear()
+        limits = Limits(
+            self._max_chars,
+            self._settings.max_file_mb << 20,
+            self._settings.timeout,
+            self._settings.memory_mb,
+        )
+        number = 0
+        with ParserProcess(limits, self._settings.parser) as process:
+            for file in self._files:
+                for row in self._rows(file, process):
+                    number += 1
+                    yield row if isinstance(row, BadRow) else _row(number, file, row)
 
-    def _row(self, number: int, file: _Found) -> Row | BadRow:
+    def _rows(self, file: Found, process: ParserProcess) -> Iterator[Parsed | BadRow]:
         where = file.id.encode("utf-8", "replace").decode()
         if not is_sound(file.id):
-            return BadRow(where, "a file name that is not UTF-8")
+            yield BadRow(where, "a file name that is not UTF-8")
+            return
         try:
-            with file.path.open("rb") as opened:
-                data = opened.read(4 * self._max_chars + 4)
-        except OSError as error:
-            return BadRow(where, f"cannot be read: {error.strerror}")
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            return BadRow(where, TOO_LONG if len(data) > 4 * self._max_chars else BAD_UTF8)
-        place = PurePosixPath(file.id)
-        title = _heading(text) if place.suffix.lower() != ".txt" else ""
-        folder = "" if place.parent == PurePosixPath() else str(place.parent)
-        return Row(
-            where, number, {"id": file.id, "title": title or place.stem, "text": text, "folder": folder}
-        )
-
-
-def _find(root: Path, others: Counter[str]) -> list[_Found]:
-    """The documents below `root`; those of other kinds are counted into `others`."""
-    found = []
-    seen: set[tuple[int, int]] = set()  # a folder reached again through a symbolic link is not read again
-
-    def refuse(error: OSError) -> None:
-        raise unreadable(Path(error.filename or root), error) from error
-
-    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            path = Path(folder, name)
-            if name.startswith(".") or not _is_file(path):
-                continue
-            if path.suffix.lower() in SUFFIXES:
-                found.append(_Found(path, path.relative_to(root).as_posix()))
+            before = _state(file.path)
+            if before[0] > self._settings.max_file_mb << 20:
+                yield BadRow(where, f"larger than files.max_file_mb ({self._settings.max_file_mb} MiB)")
+                return
+            if file.kind in _TEXTS:
+                found: Iterator[Parsed | Unread] = iter((self._text(file),))
             else:
-                others[path.suffix.lower()] += 1
-    return sorted(found, key=lambda file: file.id)
+                found = process.parse(os.fspath(file.path.absolute()), file.kind, file.packed)
+            for document in found:
+                part = f"#{document.part}" if document.part else ""
+                if _state(file.path) != before:
+                    yield BadRow(where + part, "changed while it was read")
+                elif isinstance(document, Unread):
+                    yield BadRow(where + part, document.reason)
+                else:
+                    yield document
+        except OSError as error:
+            yield BadRow(where, f"cannot be read: {error.strerror}")
+
+    def _text(self, file: Found) -> Parsed | Unread:
+        """A file that is text already; at most a little more than may be used of it is read."""
+        most = 4 * self._max_chars + 4
+        try:
+            if file.packed:
+                data = unpacked(os.fspath(file.path), most + 1)
+            else:
+                with file.path.open("rb") as opened:
+                    data = opened.read(most + 1)
+            if len(data) > most:
+                return Unread(TOO_LONG)
+            text, encoding = decode(data)
+        except UnparsableError as error:
+            return Unread(str(error))
+        if encoding != UTF8:
+            self._encodings[encoding] += 1
+        marks: tuple[Mark, ...] = ()
+        if file.kind != "text":
+            marks = (markdown_marks if file.kind == "markdown" else rst_marks)(text)
+        return Parsed(text, marks[0][2] if marks else "", marks)
 
 
-def _is_file(path: Path) -> bool:
-    """Not a pipe or a device, which would block; a link that leads nowhere is none either."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError:
-        return False
+def _row(number: int, file: Found, document: Parsed) -> Row:
+    place = PurePosixPath(file.id)
+    name = PurePosixPath(place.stem).stem if file.packed else place.stem
+    part = f"#{document.part}" if document.part else ""
+    folder = "" if place.parent == PurePosixPath() else str(place.parent)
+    values: dict[str, Any] = {
+        "id": file.id + part,
+        "title": document.title or name + part,
+        "text": document.text,
+        "folder": folder,
+        **document.metadata,
+    }
+    if "date" in values:
+        values["date"] = datetime.fromisoformat(values["date"])
+    return Row(file.id + part, number, values, document.marks)
 
 
-def _heading(text: str) -> str:
-    fence = ""
-    for line in text.splitlines():
-        if mark := _FENCE.match(line):
-            fence = "" if fence == mark[1] else fence or mark[1]
-        elif not fence and (heading := _HEADING.match(line)) and heading[1]:
-            return heading[1]
-    return ""
+def _state(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is written or replaced. Raises OSError."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _listed(left: Counter[str]) -> str:
+    return ", ".join(f"{suffix or 'no extension'} ({count})" for suffix, count in sorted(left.items()))

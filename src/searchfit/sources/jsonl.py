@@ -18,6 +18,7 @@ from searchfit.sources.files import (
     read_lines,
     record_limit,
 )
+from searchfit.sources.places import Place
 from searchfit.sources.rows import BadRow, Columns, Row
 
 HEAD_ROWS = 1000
@@ -32,7 +33,7 @@ class JsonlReader:
     untyped = False
     notes: tuple[str, ...] = ()
 
-    def __init__(self, path: Path, max_text_chars: int, known: Columns | None = None) -> None:
+    def __init__(self, path: Place, max_text_chars: int, known: Columns | None = None) -> None:
         check_file(path)
         self._path = path
         self._limit = record_limit(max_text_chars)
@@ -90,7 +91,9 @@ class BeirReader(JsonlReader):
     """The corpus.jsonl of a BEIR folder; the keys of its `metadata` objects count as columns."""
 
     def __init__(self, folder: Path, max_text_chars: int) -> None:
-        super().__init__(folder / "corpus.jsonl", max_text_chars, Columns(("text",), "_id", "title"))
+        super().__init__(
+            Place(str(folder / "corpus.jsonl")), max_text_chars, Columns(("text",), "_id", "title")
+        )
         if (folder / "queries.jsonl").is_file():
             self.notes = (f"{folder.name}/queries.jsonl is not read: use it with --queries {folder}",)
 

@@ -16,12 +16,12 @@ from typing import Any
 from searchfit.config import PairsSettings, QueriesSettings
 from searchfit.errors import SourceError
 from searchfit.records import Drop, LabelledPair, encoded_text
-from searchfit.sources.delimited import DelimitedReader
-from searchfit.sources.files import check_file, fingerprint_files, read_lines, record_limit, unreadable
-from searchfit.sources.jsonl import BeirReader, JsonlReader
-from searchfit.sources.parquet import ParquetReader
+from searchfit.sources.files import check_file, fingerprint_files, read_lines, record_limit
+from searchfit.sources.jsonl import BeirReader
+from searchfit.sources.places import Place, find_places, is_hidden, is_table, local
 from searchfit.sources.queries import read_queries
 from searchfit.sources.rows import BadRow, Reader, Row, Tally
+from searchfit.sources.tables import open_table
 from searchfit.sources.values import to_text
 
 MAX_TEXT_CHARS = 5_000_000
@@ -56,6 +56,7 @@ class Roles:
     negatives: tuple[str, ...] = ()
     query_id: str = ""
     document_id: str = ""
+    metadata: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         said = (
@@ -65,6 +66,7 @@ class Roles:
             ("negatives", self.negatives),
             ("the query's id", (self.query_id,)),
             ("the document's id", (self.document_id,)),
+            ("metadata", self.metadata),
         )
         parts = [f"{' and '.join(map(repr, names))} as {role}" for role, names in said if any(names)]
         return ", ".join(parts)
@@ -86,6 +88,11 @@ class LabelledPairs:
         self._before = tuple(drops)
         self._parts = parts
 
+    @property
+    def untyped(self) -> bool:
+        """Whether metadata are the bare text of cells, see `Reader.untyped`."""
+        return any(part.untyped for part in self._parts)
+
     def __iter__(self) -> Iterator[LabelledPair]:
         tally = Tally()
         for part in self._parts:
@@ -106,50 +113,50 @@ def read_pairs(settings: PairsSettings) -> LabelledPairs:
 
     Raises SourceError for a file that cannot be read, or whose columns cannot be told.
     """
-    path = _existing(settings)
-    if path.is_dir() and (path / "corpus.jsonl").is_file():
-        return _open_beir(path, settings)
-    tables = [_open_table(file, settings) for file in _files(path, settings.split)]
+    name = _named(settings)
+    if beir := _beir(name):
+        return _open_beir(beir, settings)
+    tables = [_open_table(file, settings) for file in _files(name, settings.split)]
     notes = dict.fromkeys(note for table in tables for note in table.notes)
-    return LabelledPairs(str(path), tables, list(notes), ())
+    return LabelledPairs(name, tables, list(notes), ())
 
 
 def fingerprint(settings: PairsSettings) -> dict[str, Any]:
     """JSON-able values that change when the pairs do; empty where none are named."""
     if not settings.file.strip():
         return {}
-    path = _existing(settings)
-    if path.is_dir() and (path / "corpus.jsonl").is_file():
-        files = [path / "corpus.jsonl", path / "queries.jsonl", path / "qrels" / f"{settings.split}.tsv"]
-        return fingerprint_files(files)
-    return fingerprint_files(_files(path, settings.split))
+    name = _named(settings)
+    if beir := _beir(name):
+        return fingerprint_files(
+            [beir / "corpus.jsonl", beir / "queries.jsonl", beir / "qrels" / f"{settings.split}.tsv"]
+        )
+    return fingerprint_files(_files(name, settings.split))
 
 
-def _existing(settings: PairsSettings) -> Path:
+def _named(settings: PairsSettings) -> str:
     if not settings.file.strip():
         raise SourceError("no pairs are named.", f"Expected {KNOWN}.")
-    path = Path(os.path.expanduser(settings.file.strip().replace("\0", "")))
-    try:
-        path.stat()
-    except OSError as error:
-        raise unreadable(path, error) from error
-    return path
+    return local(settings.file)
 
 
-_SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".parquet")
+def _beir(name: str) -> Path | None:
+    return Path(name) if os.path.isfile(os.path.join(name, "corpus.jsonl")) else None
 
 
-def _files(path: Path, split: str) -> list[Path]:
-    """The tables of a folder, in order of their names; those of the split where some are named so."""
-    if not path.is_dir():
-        return [path]
-    found = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file())
-    found = [file for file in found if not file.name.startswith(".")]
+def _files(name: str, split: str) -> list[Place]:
+    """The tables of a folder, in order of their names, or those that a URL or glob names; those of the split
+    where some are named so."""
+    found = find_places(name)
+    if os.path.isdir(name):
+        inside = [entry for entry in os.scandir(name) if entry.is_file() and is_table(entry.name)]
+        found = sorted((Place(entry.path) for entry in inside if not is_hidden(entry.name)), key=str)
+    elif len(found) == 1:
+        return found
     found = [file for file in found if re.split(r"[.-]", file.name)[0] == split] or found
-    kinds = sorted({file.suffix.lower() for file in found})
+    kinds = sorted({file.suffix for file in found})
     if len(kinds) != 1:
         there = f"files of several kinds: {', '.join(kinds)}" if kinds else "no file of pairs"
-        raise SourceError(f"{path} holds {there}.", f"Expected {KNOWN}.")
+        raise SourceError(f"{name} holds {there}.", f"Expected {KNOWN}.")
     return found
 
 
@@ -157,35 +164,25 @@ class _Part:
     """Something that yields pairs and bad rows."""
 
     notes: tuple[str, ...] = ()
+    untyped = False
 
     def read(self) -> Iterator[LabelledPair | BadRow]:
         raise NotImplementedError
 
 
-def _open_table(path: Path, settings: PairsSettings) -> _Part:
-    suffix = path.suffix.lower()
-    if suffix in {".tsv", ".tab"} and (bare := _bare(path, settings)):
+def _open_table(place: Place, settings: PairsSettings) -> _Part:
+    if place.suffix in {".tsv", ".tab"} and (bare := _bare(place, settings)):
         return bare
-    reader: Reader
-    if suffix in {".csv", ".tsv", ".tab"}:
-        reader = DelimitedReader(path, MAX_TEXT_CHARS)
-    elif suffix in {".jsonl", ".ndjson"}:
-        reader = JsonlReader(path, MAX_TEXT_CHARS)
-    elif suffix == ".parquet":
-        reader = ParquetReader(path)
-    else:
-        raise SourceError(
-            f"{path} ends in {suffix or 'no extension'}, which is not read.", f"Expected {KNOWN}."
-        )
-    return _Table(reader, path, _roles(reader, settings))
+    reader = open_table(place, MAX_TEXT_CHARS)
+    return _Table(reader, place, _roles(reader, settings))
 
 
-def _bare(path: Path, settings: PairsSettings) -> _Part | None:
+def _bare(path: Place, settings: PairsSettings) -> _Part | None:
     """A TSV of two columns whose first line is a pair, not names."""
     check_file(path)
     first = next(iter(read_lines(path, record_limit(MAX_TEXT_CHARS), newline="\n")), None)
     cells = [cell.strip().strip('"').lower() for cell in first.text.split("\t")] if first else []
-    named = settings.query or settings.passage
+    named = settings.query or settings.passage or settings.metadata
     known = _first(cells, QUERY_NAMES + TITLE_NAMES) and _first(cells, TEXT_NAMES)
     return None if named or known or len(cells) != 2 else _Bare(path)
 
@@ -193,9 +190,10 @@ def _bare(path: Path, settings: PairsSettings) -> _Part | None:
 class _Bare(_Part):
     """query TAB text, one pair a line, no header; a quote is a character like any other."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self._path = path
-        self.notes = (f"{path.parent.name}/*{path.suffix}: no header, read as query and text",)
+        folder = os.path.basename(os.path.dirname(str(path)))
+        self.notes = (f"{folder}/*{path.suffix}: no header, read as query and text",)
 
     def read(self) -> Iterator[LabelledPair | BadRow]:
         for line in read_lines(self._path, record_limit(MAX_TEXT_CHARS), newline="\n"):
@@ -215,9 +213,9 @@ class _Bare(_Part):
 class _Table(_Part):
     """A table with named columns."""
 
-    def __init__(self, reader: Reader, path: Path, roles: Roles) -> None:
-        self._reader, self._roles = reader, roles
-        self._ours = path.suffix.lower() == ".csv" and reader.columns() == EXPORTED
+    def __init__(self, reader: Reader, path: Place, roles: Roles) -> None:
+        self._reader, self._roles, self.untyped = reader, roles, reader.untyped
+        self._ours = path.suffix == ".csv" and reader.columns() == EXPORTED
         self.notes = (*reader.notes, f"{path.name}: read {roles}")
 
     def read(self) -> Iterator[LabelledPair | BadRow]:
@@ -250,8 +248,9 @@ class _Table(_Part):
             negatives = tuple(text for name in roles.negatives for text in _texts(values.get(name)))
             ids = (_cell(row, name) if name else "" for name in (roles.query_id, roles.document_id))
             query_id, document_id = ids
+            metadata = {name: values.get(name) for name in roles.metadata}
             for text in texts:
-                yield LabelledPair(query, text, label, negatives, query_id, document_id)
+                yield LabelledPair(query, text, label, negatives, query_id, document_id, metadata)
 
 
 def _cell(row: Row, name: str) -> str:
@@ -277,13 +276,8 @@ def _label(text: str) -> float | None:
 
 
 def _roles(reader: Reader, settings: PairsSettings) -> Roles:
-    named = (*settings.query, settings.passage, settings.label, *settings.negatives)
-    there = reader.columns()
-    if absent := [name for name in named if name and name not in there]:
-        there = reader.columns(everything=True)
-        absent = [name for name in absent if name not in there]
-    if absent:
-        raise SourceError(f"{reader.name} has no column {absent[0]!r}.", f"Its columns: {_listed(there)}.")
+    named = (*settings.query, settings.passage, settings.label, *settings.negatives, *settings.metadata)
+    there = _columns(reader, named)
     free = [name for name in there if name not in named]
     query = settings.query or tuple(filter(None, [_first(free, QUERY_NAMES)]))
     if not query and (settings.passage or _first(free, ANSWER_NAMES)):
@@ -303,8 +297,20 @@ def _roles(reader: Reader, settings: PairsSettings) -> Roles:
         settings.label or _first(free, LABEL_NAMES),
         negatives,
         _first(free, QUERY_ID_NAMES),
-        _first(free, DOCUMENT_ID_NAMES),
+        _first([*free, *settings.metadata], DOCUMENT_ID_NAMES),
+        settings.metadata,
     )
+
+
+def _columns(reader: Reader, named: Sequence[str]) -> Sequence[str]:
+    """The reader's columns. Raises SourceError where one that is named is not among them."""
+    there = reader.columns()
+    if absent := [name for name in named if name and name not in there]:
+        there = reader.columns(everything=True)
+        absent = [name for name in absent if name not in there]
+    if absent:
+        raise SourceError(f"{reader.name} has no column {absent[0]!r}.", f"Its columns: {_listed(there)}.")
+    return there
 
 
 def _first(there: Sequence[str], names: Sequence[str]) -> str:
@@ -325,16 +331,22 @@ def _open_beir(path: Path, settings: PairsSettings) -> LabelledPairs:
     for query, documents in judged.qrels.items():
         for document, grade in documents.items():
             wanted.setdefault(document, []).append((query, grade))
-    return LabelledPairs(str(path), [_Beir(path, texts, wanted)], judged.notes, judged.drops)
+    _columns(BeirReader(path, MAX_TEXT_CHARS), settings.metadata)
+    part = _Beir(path, texts, wanted, settings.metadata)
+    return LabelledPairs(str(path), [part], judged.notes, judged.drops)
 
 
 class _Beir(_Part):
     """The judged documents of a BEIR corpus, in its order, each with the queries it was judged for."""
 
     def __init__(
-        self, folder: Path, queries: dict[str, str], wanted: dict[str, list[tuple[str, int]]]
+        self,
+        folder: Path,
+        queries: dict[str, str],
+        wanted: dict[str, list[tuple[str, int]]],
+        metadata: tuple[str, ...],
     ) -> None:
-        self._folder, self._queries, self._wanted = folder, queries, wanted
+        self._folder, self._queries, self._wanted, self._metadata = folder, queries, wanted, metadata
 
     def read(self) -> Iterator[LabelledPair | BadRow]:
         missing = set(self._wanted)
@@ -349,9 +361,11 @@ class _Beir(_Part):
             text = encoded_text(_cell(row, "title"), _cell(row, "text"))
             # Passages may say which document they are of.
             document = _cell(row, "document_id") or ident
+            metadata = {name: row.values.get(name) for name in self._metadata}
             for query, grade in self._wanted[ident]:
                 if text:
-                    yield LabelledPair(self._queries[query], text, float(grade), (), query, document)
+                    asked = self._queries[query]
+                    yield LabelledPair(asked, text, float(grade), (), query, document, metadata)
                 else:
                     yield BadRow(row.where, "no text")
         for ident in sorted(missing):

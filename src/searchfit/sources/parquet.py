@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from searchfit.errors import SourceError
-from searchfit.sources.files import fingerprint_files, unreadable
+from searchfit.sources.files import fingerprint_files
+from searchfit.sources.places import Place
 from searchfit.sources.rows import BadRow, Columns, Row
 
 BATCH_ROWS = 256
@@ -24,7 +24,7 @@ class ParquetReader:
     untyped = False
     known: Columns | None = None
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self._path = path
         self.name = str(path)
         schema = self._open().schema_arrow
@@ -61,7 +61,7 @@ class ParquetReader:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(error, f" after row {number}") from error
         finally:
-            file.close()
+            file.close(force=True)
 
     def _row(self, number: int, values: tuple[Any, ...]) -> Row | BadRow:
         where = f"{self._path.name}, row {number}"
@@ -72,9 +72,7 @@ class ParquetReader:
     def _open(self) -> Any:
         try:
             # A buffer size keeps whole column chunks out of memory.
-            return pq.ParquetFile(self._path, buffer_size=1 << 20, pre_buffer=False)
-        except (FileNotFoundError, PermissionError) as error:
-            raise unreadable(self._path, error) from error
+            return pq.ParquetFile(self._path.seekable(), buffer_size=1 << 20, pre_buffer=False)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(error, "") from error
 

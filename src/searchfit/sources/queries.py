@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,16 +10,17 @@ from typing import Any
 from searchfit.config import QueriesSettings
 from searchfit.errors import SourceError
 from searchfit.records import Drop
-from searchfit.sources.delimited import DelimitedReader
-from searchfit.sources.files import Line, check_file, fingerprint_files, read_lines, record_limit, unreadable
+from searchfit.sources.files import Line, check_file, fingerprint_files, read_lines, record_limit
 from searchfit.sources.jsonl import JsonlReader
+from searchfit.sources.places import Place, find_places, local
 from searchfit.sources.rows import BadRow, Row, Tally
+from searchfit.sources.tables import open_table
 from searchfit.sources.values import to_text
 
 MAX_QUERY_CHARS = 100_000
 MAX_BAD_SHARE = 0.05
 HINT = "Mend them: figures of an evaluation are only as good as its questions."
-KNOWN = ".txt (one question a line), .csv, .tsv or .jsonl, or a BEIR folder (queries.jsonl, qrels/*.tsv)"
+KNOWN = ".txt (one a line), .csv, .tsv, .jsonl or .parquet, or a BEIR folder (queries.jsonl, qrels/*.tsv)"
 
 # In order of preference: `text` may be the passage beside a `question`.
 TEXT_NAMES = ("query", "question", "text")
@@ -51,14 +51,18 @@ def read_queries(settings: QueriesSettings) -> UserQueries:
     """
     if not settings.file.strip():
         return UserQueries(())
-    path = _existing(settings)
-    found = _Questions(str(path))
-    if path.is_dir():
-        _read_beir(path, settings.split, found)
-    elif path.suffix.lower() == ".txt":
-        _read_lines(path, found)
+    name = local(settings.file)
+    found = _Questions(name)
+    if Path(name).is_dir():
+        _read_beir(Path(name), settings.split, found)
+        return found.result()
+    places = find_places(name)
+    if len(places) > 1:
+        raise SourceError(f"{name} names {len(places)} files.", "Expected one: ids count within a file.")
+    if places[0].suffix == ".txt":
+        _read_lines(places[0], found)
     else:
-        _read_table(path, found)
+        _read_table(places[0], found)
     return found.result()
 
 
@@ -66,9 +70,9 @@ def fingerprint(settings: QueriesSettings) -> dict[str, Any]:
     """JSON-able values that change when the questions do; empty where there are none."""
     if not settings.file.strip():
         return {}
-    path = _existing(settings)
+    path = Path(local(settings.file))
     if not path.is_dir():
-        return fingerprint_files([path])
+        return fingerprint_files(find_places(settings.file))
     return fingerprint_files([_beir_queries(path), *filter(None, [_qrels(path, settings.split)])])
 
 
@@ -112,7 +116,7 @@ class _Questions:
         return UserQueries(tuple(self.texts.items()), self.qrels, self.tally.drops(), tuple(self.notes))
 
 
-def _read_lines(path: Path, found: _Questions) -> None:
+def _read_lines(path: Place, found: _Questions) -> None:
     check_file(path)
     ids: dict[str, str] = {}
     for line in read_lines(path, record_limit(MAX_QUERY_CHARS), newline=""):
@@ -127,8 +131,8 @@ def _read_lines(path: Path, found: _Questions) -> None:
             found.add(where, ids[text], text)
 
 
-def _read_table(path: Path, found: _Questions) -> None:
-    reader = _table(path)
+def _read_table(path: Place, found: _Questions) -> None:
+    reader = open_table(path, MAX_QUERY_CHARS)
     there = reader.columns()
     text, ident, document, score = (
         next((name for wanted in names for name in there if name.lower() == wanted), "")
@@ -162,15 +166,6 @@ def _read_table(path: Path, found: _Questions) -> None:
                 found.judge(key, name, grade)
 
 
-def _table(path: Path) -> DelimitedReader | JsonlReader:
-    suffix = path.suffix.lower()
-    if suffix in {".csv", ".tsv"}:
-        return DelimitedReader(path, MAX_QUERY_CHARS)
-    if suffix in {".jsonl", ".ndjson"}:
-        return JsonlReader(path, MAX_QUERY_CHARS)
-    raise SourceError(f"{path} ends in {suffix or 'no extension'}, which is not read.", f"Expected {KNOWN}.")
-
-
 def _cell(row: Row, name: str) -> str:
     return (to_text(row.values.get(name)) or "").strip()
 
@@ -199,9 +194,9 @@ def _read_beir(path: Path, split: str, found: _Questions) -> None:
     if qrels is None:
         found.notes.append(f"{path.name}: there are no qrels, so all questions are kept, without judgements")
     else:
-        _read_qrels(qrels, found)
+        _read_qrels(Place(str(qrels)), found)
     judged = set(found.qrels)
-    for row in JsonlReader(_beir_queries(path), MAX_QUERY_CHARS).rows():
+    for row in JsonlReader(Place(str(_beir_queries(path))), MAX_QUERY_CHARS).rows():
         if isinstance(row, BadRow):
             found.tally.add(row)
             continue
@@ -215,7 +210,7 @@ def _read_beir(path: Path, split: str, found: _Questions) -> None:
         found.tally.add(BadRow(f"query {ident}", "judged, but not in queries.jsonl"))
 
 
-def _read_qrels(path: Path, found: _Questions) -> None:
+def _read_qrels(path: Place, found: _Questions) -> None:
     """Lines of query, document, score; or of query, iteration, document, score as TREC writes them."""
     check_file(path)
     for line in read_lines(path, record_limit(MAX_QUERY_CHARS), newline=""):
@@ -234,17 +229,8 @@ def _read_qrels(path: Path, found: _Questions) -> None:
         found.judge(cells[0], cells[1], grade)
 
 
-def _where(path: Path, line: Line) -> str:
+def _where(path: Place, line: Line) -> str:
     return f"{path.name}, row {line.number}"
-
-
-def _existing(settings: QueriesSettings) -> Path:
-    path = Path(os.path.expanduser(settings.file.strip().replace("\0", "")))
-    try:
-        path.stat()
-    except OSError as error:
-        raise unreadable(path, error) from error
-    return path
 
 
 def _beir_queries(path: Path) -> Path:

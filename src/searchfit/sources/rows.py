@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from searchfit.errors import SourceError
+from searchfit.parsers import Mark
 from searchfit.records import Drop
 
 SAMPLES = 5
@@ -14,11 +15,13 @@ SAMPLES = 5
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One record as it stands in its source. `number` is its 1-based place, `where` is for people."""
+    """One record as it stands in its source. `number` is its 1-based place, `where` is for people. `marks`
+    tell pages and headings of the text, where that is one column and the source knows them."""
 
     where: str
     number: int
     values: Mapping[str, Any]
+    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

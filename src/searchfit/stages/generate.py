@@ -21,7 +21,7 @@ from searchfit.config import Settings
 from searchfit.generators import Generator, Task, load_generator, parts
 from searchfit.generators.ledger import Entry, Ledger, key
 from searchfit.keyword import KeywordIndex
-from searchfit.records import QUERIES, Drop, Passage, Query, StageResult
+from searchfit.records import PASSAGES, QUERIES, Drop, Passage, Query, StageResult
 from searchfit.stages import Tools
 from searchfit.workspace import digest, write_table
 
@@ -270,7 +270,8 @@ class _Passages:
 def _passage(record: dict[str, object]) -> Passage:
     edges = record.pop("sentences")
     spans = tuple(zip(edges[::2], edges[1::2], strict=True)) if isinstance(edges, list) else ()
-    return Passage(**record, sentences=spans)  # type: ignore[arg-type]
+    own = {name: value for name, value in record.items() if name in PASSAGES.names}
+    return Passage(**own, sentences=spans)  # type: ignore[arg-type]
 
 
 def _choose(documents: Rows, most: int, seed: int) -> Rows:

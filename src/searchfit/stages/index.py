@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from searchfit.config import Settings
-from searchfit.indexing import Material, write_segment
-from searchfit.records import METADATA_PREFIX, Engine, StageResult
+from searchfit.filters import type_name
+from searchfit.indexing import Material, seen, write_segment
+from searchfit.records import CLEANED, METADATA_PREFIX, Engine, StageResult
 from searchfit.search import ArrayCorpus
 from searchfit.stages import Tools
 from searchfit.workspace import digest, link_tree, write_json
@@ -40,7 +41,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     encoded = inputs["encoded_tuned"] / f"{tower:g}" if tower else inputs["encoded"]
     corpus = ArrayCorpus.load(encoded, inputs["keyword"])
     documents = pq.ParquetFile(inputs["documents.parquet"])
-    metadata = _metadata(documents.schema_arrow)
+    metadata = _metadata(documents.schema_arrow, pq.read_schema(inputs["passages.parquet"]))
     link_tree(inputs["models/tuned"], folder / "model")
     if engine["reranker"]:
         link_tree(inputs["models/reranker"], folder / engine["reranker"])
@@ -58,9 +59,12 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
             "b": corpus.keyword.b,
         },
         "metadata": metadata,
+        "seen": seen(documents.schema_arrow),
         "index": settings.index.model_dump(),
         "split": settings.split.model_dump(),
     }
+    if record := documents.metadata.metadata.get(CLEANED):
+        write_json(folder / "clean.json", json.loads(record))  # what is added is cleaned alike
     _questions(folder, np.load(inputs["pair_vectors.npy"], mmap_mode="r"))
     material = Material(inputs["documents.parquet"], inputs["passages.parquet"], corpus)
     write_segment(folder, material, info, tools.progress)
@@ -79,24 +83,17 @@ def _questions(folder: Path, vectors: Any) -> None:
         np.save(folder / "questions.npy", np.asarray(vectors[some], np.float32))
 
 
-def _metadata(schema: pa.Schema) -> list[dict[str, str]]:
-    """The user's columns by number: their names may hold anything, stored names are m0, m1, ..."""
-    fields = [field for field in schema if field.name.startswith(METADATA_PREFIX)]
-    return [
-        {"name": field.name.removeprefix(METADATA_PREFIX), "column": f"m{i}", "type": _type_name(field.type)}
-        for i, field in enumerate(fields)
+def _metadata(documents: pa.Schema, passages: pa.Schema) -> list[dict[str, Any]]:
+    """The user's columns by number: their names may hold anything, stored names are m0, m1, ... Page and
+    heading, which passages tell (`placed`), are two more."""
+    fields = [
+        (field, placed)
+        for schema, placed in ((documents, False), (passages, True))
+        for field in schema
+        if field.name.startswith(METADATA_PREFIX)
     ]
-
-
-def _type_name(kind: pa.DataType) -> str:
-    """The name of a column's type in the filter language; other types are kept but not filtered on."""
-    tests = {
-        "bool": pa.types.is_boolean,
-        "int": pa.types.is_integer,
-        "float": pa.types.is_floating,
-        "date": pa.types.is_date,
-        "timestamp": pa.types.is_timestamp,
-    }
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return "string"
-    return next((name for name, is_type in tests.items() if is_type(kind)), str(kind))
+    found: list[dict[str, Any]] = []
+    for i, (field, placed) in enumerate(fields):
+        name, kind = field.name.removeprefix(METADATA_PREFIX), type_name(field.type)
+        found.append({"name": name, "column": f"m{i}", "type": kind} | ({"placed": True} if placed else {}))
+    return found

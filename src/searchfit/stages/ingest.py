@@ -10,15 +10,18 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from searchfit.config import Settings, SourceSettings
+from searchfit.cleaning import Cleaner, cut
+from searchfit.config import CleanSettings, Settings, SourceSettings
 from searchfit.errors import SourceError
-from searchfit.records import DOCUMENTS, METADATA_PREFIX, StageResult
+from searchfit.languages import Languages
+from searchfit.records import CLEANED, DOCUMENTS, MARKS, METADATA_PREFIX, SEEN, StageResult
 from searchfit.sources import BadRow, Row, Source, Tally, open_source
 from searchfit.sources.files import NUL, TOO_LONG
 from searchfit.sources.values import ARROW, Kind, from_text, kind_of_text, kind_of_value, to_text, widen
@@ -31,26 +34,37 @@ BATCH_CHARS = 8 << 20
 MAX_COLUMNS = 1000
 MAX_ID_CHARS = 1000
 
+MARK = tuple(field.name for field in MARKS.value_type)
+
 _encode = json.JSONEncoder(ensure_ascii=False).encode
-_SPOOL = pa.schema([*DOCUMENTS, ("metadata", pa.large_string())])
+_SPOOL = pa.schema([*DOCUMENTS, ("marks", MARKS), ("metadata", pa.large_string())])
 
 
-def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:  # noqa: ARG001
-    """Write documents.parquet: records.DOCUMENTS, then one `metadata.` column for each column left.
+def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
+    """Write documents.parquet: records.DOCUMENTS, then one `metadata.` column for each column left, and the
+    language. With the input `clean.json` of an index, texts are cleaned as its were.
 
     Raises SourceError when the source cannot be read, has no document, or has too many bad rows.
     """
-    source = open_source(settings.source, settings.pairs)
-    intake = _Intake(source, settings.source)
+    source = open_source(settings)
+    cleaner = _cleaner(settings.clean, inputs.get("clean.json"))
+    intake = _Intake(source, settings.source, cleaner, bool(settings.sql.since))
     spool, target = tools.output / "documents.spool", tools.output / "documents.parquet"
     target.unlink(missing_ok=True)
     try:
         _write_spool(spool, intake, tools)
         intake.check()
-        _write_documents(spool, target, intake.kinds)
+        _write_documents(spool, target, intake, source.seen)
     finally:
         spool.unlink(missing_ok=True)
     return intake.result()
+
+
+def _cleaner(settings: CleanSettings, record: Path | None) -> Cleaner:
+    if record is None:
+        return Cleaner(settings)
+    known = json.loads(record.read_text(encoding="utf-8"))
+    return Cleaner(CleanSettings.model_validate(known["settings"]), known["lines"])
 
 
 @dataclass
@@ -59,10 +73,15 @@ class _Intake:
 
     source: Source
     settings: SourceSettings
+    cleaner: Cleaner
+    partial: bool = False
+    """Only what changed lately is read: it may be nothing, and tells nothing of the share of bad rows."""
     tally: Tally = field(default_factory=Tally)
     kinds: dict[str, Kind] = field(default_factory=dict)
     characters: int = 0
     repeated_texts: int = 0
+    marked: bool = False
+    languages: Languages = field(default_factory=Languages)
 
     def __post_init__(self) -> None:
         self._ids: set[bytes] = set()
@@ -70,7 +89,7 @@ class _Intake:
         self._mine = self.source.columns.names
         self._kind_of = kind_of_text if self.source.reader.untyped else kind_of_value
 
-    def documents(self) -> Iterator[dict[str, str]]:
+    def documents(self) -> Iterator[dict[str, Any]]:
         """The rows of the spool."""
         for row in self.source.rows():
             document = row if isinstance(row, BadRow) else self._document(row)
@@ -80,19 +99,29 @@ class _Intake:
                 self.tally.good += 1
                 yield document
 
-    def _document(self, row: Row) -> dict[str, str] | BadRow:
+    def _document(self, row: Row) -> dict[str, Any] | BadRow:
         columns = self.source.columns
         text = _joined([row.values.get(name) for name in columns.text])
         ident = (to_text(row.values.get(columns.id)) or "").strip() if columns.id else str(row.number)
-        title = " ".join((to_text(row.values.get(columns.title)) or "").split()) if columns.title else ""
+        title = to_text(row.values.get(columns.title)) or "" if columns.title else ""
         fault = self._text_fault(text) or _id_fault(ident) or (NUL if "\0" in title else "")
         if fault or text is None:
+            return BadRow(row.where, fault)
+        title, *parts = self.cleaner.clean(title, cut(text, [mark[0] for mark in row.marks]))
+        title, text = " ".join(title.split()), "".join(parts)
+        if fault := self._text_fault(text):
             return BadRow(row.where, fault)
         if not _add(self._ids, ident):
             return BadRow(row.where, "an id that an earlier row has")
         self.repeated_texts += not _add(self._texts, text)
-        self.characters += len(text)
-        return {"id": ident, "title": title, "text": text, "metadata": self._metadata(row)}
+        self.cleaner.count(text)
+        self.marked |= bool(row.marks)
+        starts = accumulate(map(len, parts))
+        marks = [
+            dict(zip(MARK, (start, *mark[1:]), strict=True))
+            for start, mark in zip(starts, row.marks, strict=False)
+        ]
+        return {"id": ident, "title": title, "text": text, "marks": marks, "metadata": self._metadata(row)}
 
     def _text_fault(self, text: str | None) -> str:
         if text is None:
@@ -117,9 +146,9 @@ class _Intake:
 
     def check(self) -> None:
         """Raise SourceError for too many bad rows, or no document."""
-        share = self.settings.max_bad_share
+        share = 1.0 if self.partial else self.settings.max_bad_share
         self.tally.check(self.source.name, share, "Mend them, or allow more with source.max_bad_share.")
-        if not self.tally.good:
+        if not self.tally.good and not self.partial:
             raise SourceError(
                 f"{self.source.name} holds no documents.", "Expected at least one with some text."
             )
@@ -134,8 +163,29 @@ class _Intake:
             notes.append(
                 f"{self.repeated_texts} documents have a text that an earlier one has; they are kept"
             )
+        notes += self.cleaner.notes()
+        if self.tells_language and (said := str(self.languages)):
+            notes.append(f"languages: {said}")
         counts = {"documents": self.tally.good, "characters": self.characters, "bad_rows": self.tally.faults}
-        return StageResult(counts, self.tally.drops(), tuple(notes))
+        return StageResult(counts | self.cleaner.counts(), self.tally.drops(), tuple(notes))
+
+    @property
+    def tells_language(self) -> bool:
+        """Whether there is a column of the language: the user's own has precedence."""
+        return self.cleaner.settings.language and "language" not in self.kinds
+
+    def finished(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A document of the spool in its last form, with its language; None where that cannot be told."""
+        starts = [mark["start"] for mark in row["marks"]]
+        title, *parts = self.cleaner.finish(row["title"], cut(row["text"], starts))
+        text = "".join(parts)
+        self.characters += len(text)
+        marks = [
+            {**mark, "start": start}
+            for start, mark in zip(accumulate(map(len, parts)), row["marks"], strict=False)
+        ]
+        language = self.languages.add(text) if self.tells_language else None
+        return {"id": row["id"], "title": title, "text": text, "marks": marks, "language": language}
 
 
 def _joined(parts: list[Any]) -> str | None:
@@ -178,8 +228,8 @@ def _write_spool(spool: Path, intake: _Intake, tools: Tools) -> None:
             tools.progress("reading documents", intake.tally.good, 0)
 
 
-def _batches(documents: Iterable[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
-    batch: list[dict[str, str]] = []
+def _batches(documents: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
     chars = 0
     for document in documents:
         batch.append(document)
@@ -191,9 +241,14 @@ def _batches(documents: Iterable[dict[str, str]]) -> Iterator[list[dict[str, str
         yield batch
 
 
-def _write_documents(spool: Path, target: Path, kinds: Mapping[str, Kind]) -> None:
+def _write_documents(spool: Path, target: Path, intake: _Intake, seen: Mapping[str, str]) -> None:
+    kinds = intake.kinds
+    own = [*DOCUMENTS, pa.field("marks", MARKS)] if intake.marked else [*DOCUMENTS]
+    own_names = pa.schema(own).names
+    told = [(f"{METADATA_PREFIX}language", pa.string())] if intake.tells_language else []
     schema = pa.schema(
-        [*DOCUMENTS, *((f"{METADATA_PREFIX}{name}", ARROW[kind]) for name, kind in kinds.items())]
+        [*own, *((f"{METADATA_PREFIX}{name}", ARROW[kind]) for name, kind in kinds.items()), *told],
+        {SEEN: json.dumps(seen)} if seen else None,
     )
     with (
         pa.OSFile(str(spool), "rb") as file,
@@ -203,9 +258,11 @@ def _write_documents(spool: Path, target: Path, kinds: Mapping[str, Kind]) -> No
         for batch in batches:
             rows = [json.loads(row) for row in batch.column("metadata").to_pylist()]
             columns = [_typed(rows, place, kind) for place, kind in enumerate(kinds.values())]
-            writer.write_batch(
-                pa.RecordBatch.from_arrays([*batch.columns[: len(DOCUMENTS)], *columns], schema=schema)
-            )
+            done = [intake.finished(row) for row in batch.drop_columns("metadata").to_pylist()]
+            first = [pa.array([row[name] for row in done], schema.field(name).type) for name in own_names]
+            last = [pa.array([row["language"] for row in done], pa.string())] if told else []
+            writer.write_batch(pa.RecordBatch.from_arrays([*first, *columns, *last], schema=schema))
+        writer.add_key_value_metadata({CLEANED: json.dumps(intake.cleaner.record())})
 
 
 def _typed(rows: list[list[str | None]], place: int, kind: Kind) -> Any:

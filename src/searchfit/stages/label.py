@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,10 +20,12 @@ from searchfit.feedback import Lessons, lessons
 from searchfit.records import LABELLED, Drop, LabelledPair, StageResult, encoded_text
 from searchfit.sources.pairs import LabelledPairs, read_pairs
 from searchfit.sources.queries import read_queries
+from searchfit.splits import asked_split
 from searchfit.stages import Tools
+from searchfit.training.lessons import ANSWERS
 from searchfit.workspace import write_json, write_table
 
-VERSION = 2
+VERSION = 3
 
 _WORD = re.compile(r"\w+")
 _LONGER = 1.3
@@ -37,9 +39,11 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     """Write labelled.parquet (records.LABELLED), an empty one where no pairs are named, and asked.json: the
     questions that readers judged and that evaluate, see `feedback.lessons`.
 
-    Where there are judged questions, they decide and measure, so all other labelled queries train; else a
-    labelled query whose document is held out judges. Clicks only train: those on held-out documents are left
-    out then. Raises SourceError for pairs that cannot be read, WorkspaceError for damaged feedback.
+    Where there are judged questions, they decide and measure, so all other labelled queries train, and pairs
+    of the questions of dev are kept as dev, for training is measured by them; else a labelled query that a
+    held-out document answers judges, and held-out documents are no wrong answers in training either. Clicks
+    only train: those on held-out documents are left out then. Raises SourceError for pairs that cannot be
+    read, WorkspaceError for damaged feedback.
     """
     ids = pq.read_table(inputs["documents.parquet"], columns=["id"])["id"].to_pylist()
     told = lessons(settings.feedback, frozenset(ids) if settings.feedback.workspace else ())
@@ -49,15 +53,19 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
         return StageResult(counts={"labelled pairs": 0, **_heard(told)}, notes=told.notes)
     asked = read_queries(settings.queries)
     judged = bool(asked.qrels) or told.enough
-    work = _Work(_Corpus.load(inputs, ids), _Questions((*asked.queries, *told.questions)))
+    measured = {*asked.qrels, *(told.qrels if told.enough else ())}
+    test = _Questions((*asked.queries, *told.questions), measured)
+    work = _Work(_Corpus.load(inputs, ids), test)
     found = read_pairs(settings.pairs) if settings.pairs.file else LabelledPairs("", (), (), ())
     splits = pq.read_table(inputs["holdout.parquet"], columns=["split"])["split"].to_pylist()
     if settings.pairs.file:
         work.add(found)
     work.add(told.judged)
     work.add(told.clicked, lambda document: judged or splits[document] == "train")
+    own = _splits(work.rows, splits, judged) | dict.fromkeys(work.dev, "dev")
+    if not judged:
+        work.keep(lambda pair, document: own[_same(pair.query)] != "train" or splits[document] == "train")
     rows = work.rows
-    own = _splits(rows, splits, judged)
     table = [
         {
             "query_id": pair.query_id,
@@ -83,6 +91,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
 
 
 _HELD_OUT = "clicked documents that are held out"
+_NO_ANSWER = "no answers to questions that train, in documents that are held out"
 
 
 class _Work:
@@ -92,28 +101,41 @@ class _Work:
         self._corpus, self._test = corpus, test
         self._left_out: dict[str, list[str]] = defaultdict(list)
         self.rows: list[tuple[LabelledPair, int, int]] = []
+        self.dev: set[str] = set()
 
     def add(self, pairs: Iterable[LabelledPair], may: Callable[[int], bool] = lambda _: True) -> None:
-        """Take the pairs that are no test questions and whose document `may` be learnt from."""
+        """Take the pairs that are no test questions and whose document `may` be learnt from, and those of the
+        dev questions, which are not learnt from."""
         for pair in pairs:
             if why := self._test.holds(pair):
                 self._left_out[why].append(pair.query)
-                continue
+                if not self._test.is_dev(pair):
+                    continue
+                self.dev.add(_same(pair.query))
             passage, document = self._corpus.find(pair)
             if not pair.text:
                 pair = replace(pair, text=self._corpus.text(passage))  # noqa: PLW2901
-            if may(document):
+            if why or may(document):
                 self.rows.append((pair, passage, document))
             else:
                 self._left_out[_HELD_OUT].append(pair.query)
 
+    def keep(self, may: Callable[[LabelledPair, int], bool]) -> None:
+        """Leave out the pairs with texts of documents that may not be learnt from, not even as wrong."""
+        self._left_out[_NO_ANSWER] += [
+            pair.query for pair, _, row in self.rows if row >= 0 and not may(pair, row)
+        ]
+        self.rows = [entry for entry in self.rows if entry[2] < 0 or may(entry[0], entry[2])]
+
     def excluded(self) -> int:
         """How many are test questions."""
-        return sum(len(queries) for why, queries in self._left_out.items() if why != _HELD_OUT)
+        others = (_HELD_OUT, _NO_ANSWER)
+        return sum(len(queries) for why, queries in self._left_out.items() if why not in others)
 
     def drops(self) -> tuple[Drop, ...]:
         """What was left out and why."""
-        return tuple(Drop(why, len(some), tuple(some[:5])) for why, some in sorted(self._left_out.items()))
+        found = ((why, some) for why, some in sorted(self._left_out.items()) if some)
+        return tuple(Drop(why, len(some), tuple(some[:5])) for why, some in found)
 
 
 def _evaluating(told: Lessons) -> list[dict[str, object]]:
@@ -136,7 +158,8 @@ def _splits(
     """The split of each query: a query that any held-out document answers is held out."""
     own: dict[str, str] = {}
     for pair, _, document in rows:
-        mine = "train" if judged or document < 0 else splits[document]
+        answered = document >= 0 and pair.label >= ANSWERS
+        mine = splits[document] if answered and not judged else "train"
         before = own.get(_same(pair.query), "train")
         own[_same(pair.query)] = mine if before == "train" else before
     return own
@@ -150,14 +173,15 @@ def _same(text: str) -> str:
 class _Questions:
     """The user's own questions: those of the evaluation, which must not be trained on."""
 
-    def __init__(self, questions: Iterable[tuple[str, str]]) -> None:
+    def __init__(self, questions: Iterable[tuple[str, str]], measured: Set[str]) -> None:
         self._ids: set[str] = set()
         self._words: list[frozenset[str]] = []
-        self._texts: set[str] = set()
+        self._texts: dict[str, str] = {}
+        self._measured = measured
         self._holders: dict[str, list[int]] = defaultdict(list)
         for id_, text in questions:
             self._ids.add(id_)
-            self._texts.add(_same(text))
+            self._texts.setdefault(_same(text), id_)
             for word in (words := frozenset(_same(text).split())):
                 self._holders[word].append(len(self._words))
             self._words.append(words)
@@ -177,6 +201,11 @@ class _Questions:
             if len(words & other) >= _NEAR * len(words | other):
                 return "nearly a question of the evaluation"
         return ""
+
+    def is_dev(self, pair: LabelledPair) -> bool:
+        """Whether a pair's query is a judged one of dev, by its id, else by its text."""
+        id_ = pair.query_id if pair.query_id in self._ids else self._texts.get(_same(pair.query), "")
+        return id_ in self._measured and asked_split(id_) == "dev"
 
 
 @dataclass(frozen=True, slots=True)

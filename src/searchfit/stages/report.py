@@ -20,7 +20,7 @@ from searchfit.reporting.tell import tell
 from searchfit.stages import Tools
 from searchfit.workspace import write_bytes, write_json
 
-VERSION = 2
+VERSION = 3
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:

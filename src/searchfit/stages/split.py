@@ -13,6 +13,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 
 from searchfit.config import Settings, SplitSettings
 from searchfit.errors import SettingsError
-from searchfit.records import PASSAGES, Document, Drop, Passage, StageResult, encoded_text
+from searchfit.records import PASSAGES, PLACE, Document, Drop, Passage, StageResult, encoded_text
 from searchfit.stages import Tools
 from searchfit.text import cut, sentences, title_part, units
 from searchfit.workspace import sync_file
@@ -57,8 +58,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     documents = cut_up = found = passages = 0
     blank: list[str] = []
     with (
-        _Writer(tools.output / "passages.parquet") as writer,
         pq.ParquetFile(inputs["documents.parquet"]) as file,
+        _Writer(tools.output / "passages.parquet", "marks" in file.schema_arrow.names) as writer,
     ):
         for batch in _batches(file):
             split = split_documents(batch, window, settings.split)
@@ -163,7 +164,10 @@ def _passage(n: int, piece: Piece, source: tuple[int, Document, str], min_words:
     text = _text(document.text, piece)
     found = tuple(units(text, min_words))
     name = f"{document.id}#{n}"
-    return Passage(name, document.id, row, title, text, piece[0][0], piece[-1][1], found)
+    start, end = piece[0][0], piece[-1][1]
+    last = bisect_right(document.marks, start, key=itemgetter(0))
+    page, heading = document.marks[last - 1][1:] if last else (0, "")
+    return Passage(name, document.id, row, title, text, start, end, found, page, heading)
 
 
 def _bare(text: str, start: int, end: int) -> Span:
@@ -323,9 +327,11 @@ def _batches(file: pq.ParquetFile) -> Iterator[list[tuple[int, Document]]]:
     """(row, document) in batches that are small in number and in characters."""
     batch: list[tuple[int, Document]] = []
     row = size = 0
-    for table in file.iter_batches(batch_size=_BATCH_DOCUMENTS, columns=["id", "title", "text"]):
+    columns = [name for name in ("id", "title", "text", "marks") if name in file.schema_arrow.names]
+    for table in file.iter_batches(batch_size=_BATCH_DOCUMENTS, columns=columns):
         for record in table.to_pylist():
-            document = Document(record["id"], record["text"] or "", record["title"] or "")
+            marks = tuple(tuple(mark.values()) for mark in record.get("marks") or ())
+            document = Document(record["id"], record["text"] or "", record["title"] or "", marks=marks)
             if batch and (size + len(document.text) > _BATCH_CHARS or len(batch) == _BATCH_DOCUMENTS):
                 yield batch
                 batch, size = [], 0
@@ -336,17 +342,20 @@ def _batches(file: pq.ParquetFile) -> Iterator[list[tuple[int, Document]]]:
 
 
 class _Writer:
-    """passages.parquet, written beside its place by row groups and put there when complete."""
+    """passages.parquet, written beside its place by row groups and put there when complete; with the columns
+    of pages and headings where `placed`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, placed: bool) -> None:
         self.path = path
+        self.placed = placed
+        self.schema = pa.schema([*PASSAGES, *PLACE]) if placed else PASSAGES
         self.beside = path.with_name(f"{path.name}.tmp")
         self.rows: list[Passage] = []
         self.chars = 0
 
     def __enter__(self) -> _Writer:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = pq.ParquetWriter(self.beside, PASSAGES, compression="zstd")
+        self.file = pq.ParquetWriter(self.beside, self.schema, compression="zstd")
         return self
 
     def write(self, passages: Sequence[Passage]) -> None:
@@ -362,7 +371,10 @@ class _Writer:
             if name != "sentences"
         }
         columns["sentences"] = [[edge for span in row.sentences for edge in span] for row in self.rows]
-        self.file.write_table(pa.table(columns, schema=PASSAGES))
+        if self.placed:
+            values = ([row.page or None for row in self.rows], [row.heading or None for row in self.rows])
+            columns |= dict(zip(PLACE.names, values, strict=True))
+        self.file.write_table(pa.table(columns, schema=self.schema))
         self.rows, self.chars = [], 0
 
     def __exit__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ class LanceStore:
         metadata = self.info.get("metadata", ())
         types = dict.fromkeys(OWN, "string") | {column["name"]: column["type"] for column in metadata}
         self.columns = {name: kind for name, kind in types.items() if kind in TYPES}
-        self._matching = lru_cache(maxsize=4)(self._matching_places)
+        # Without a way back to the store: it is let go of, with its open files, as soon as nobody reads it.
+        self._matching = lru_cache(maxsize=4)(partial(_matching, list(self.parts())))
 
     def parts(self) -> Iterator[tuple[Segment, npt.NDArray[np.bool_] | None]]:
         """Each segment and which of its places live, None for all."""
@@ -88,13 +89,6 @@ class LanceStore:
     def selected(self, where: Filter) -> list[Rows | None]:
         """The living places by segment that the filter lets through, ascending."""
         return self._matching(where)
-
-    def _matching_places(self, where: Filter) -> list[Rows | None]:
-        found: list[Rows | None] = []
-        for segment, live in self.parts():
-            places = segment.matching(where)
-            found.append(places if live is None else places[live[places]])
-        return found
 
     def rows_of(self, document_id: str) -> Rows:
         """The rows of a document, ascending; none when it is not in the index."""
@@ -183,6 +177,17 @@ class LanceStore:
             missing = rows[~there][:3].tolist()
             raise IndexError(f"the index has no rows {missing}; it holds {self.count()}.")
         return here
+
+
+def _matching(
+    parts: Sequence[tuple[Segment, npt.NDArray[np.bool_] | None]], where: Filter
+) -> list[Rows | None]:
+    """The living places of each segment that a filter lets through."""
+    found: list[Rows | None] = []
+    for segment, live in parts:
+        places = segment.matching(where)
+        found.append(places if live is None else places[live[places]])
+    return found
 
 
 def _live(segment: Segment, deleted: Rows) -> npt.NDArray[np.bool_] | None:

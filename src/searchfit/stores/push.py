@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from searchfit.errors import StoreError, WorkspaceError
+from searchfit.errors import SearchfitError, SettingsError, StoreError, WorkspaceError
 from searchfit.filters import TYPES
 from searchfit.filters.tree import plain
 from searchfit.records import PASSAGES
@@ -26,7 +26,8 @@ from searchfit.workspace import Workspace, write_json
 ENVIRONMENT = "SEARCHFIT_STORE_URL"
 """The variable whose address, password and all, is taken in place of the one that the workspace keeps."""
 
-_BATCH = 500
+BATCH = 500
+"""Passages that are sent together."""
 
 
 class Progress(Protocol):
@@ -91,7 +92,14 @@ def _check(store: RemoteStore, info: Mapping[str, Any]) -> None:
         )
     if not record["finished"]:
         raise StoreError(f"the push to {store.address} was not finished.", hint)
-    if differing := [name for name in IDENTITY if held.get(name) != info.get(name)]:
+    differing = [name for name in IDENTITY if held.get(name) != info.get(name)]
+    if differing == ["generation"]:
+        there, here = held.get("generation"), info.get("generation")
+        raise StoreError(
+            f"{store.address} is not up to date: its generation is {there}, here it is {here}.",
+            again(store.address) + "\nOnly what changed is sent.",
+        )
+    if differing:
         name = differing[0]
         there, here = (json.dumps(each.get(name), ensure_ascii=False)[:200] for each in (held, info))
         raise StoreError(
@@ -101,21 +109,27 @@ def _check(store: RemoteStore, info: Mapping[str, Any]) -> None:
         )
 
 
-def push(url: str, local: Store, replace: bool = False, progress: Progress | None = None) -> Pushed:
+def push(
+    url: str,
+    local: Store,
+    replace: bool = False,
+    progress: Progress | None = None,
+    batch: int = BATCH,
+) -> Pushed:
     """Bring the index at an address to the state of the local one: passages that are new are sent, those
-    that are gone are deleted. An interrupted push is carried on by the same call.
+    that are gone are deleted, `batch` at a time. An interrupted push is carried on by the same call.
 
     Raises StoreError when the place holds the index of another fit, unless `replace`, and what `connect`
     raises.
     """
     store = connect(url, local)
     try:
-        return _push(store, local, replace, progress)
+        return _push(store, local, replace, progress, batch)
     finally:
         store.close()
 
 
-def _push(store: RemoteStore, local: Store, replace: bool, progress: Progress | None) -> Pushed:
+def _push(store: RemoteStore, local: Store, replace: bool, progress: Progress | None, batch: int) -> Pushed:
     info = dict(local.info)
     record = {"format": FORMAT, "finished": False, "unheld": _unheld(store, local), "info": info}
     if store.record is not None and not _fits(store.record, info):
@@ -132,12 +146,12 @@ def _push(store: RemoteStore, local: Store, replace: bool, progress: Progress | 
     there = store.rows()
     live = np.concatenate([np.empty(0, np.int64), *(b["row"].to_numpy() for b in local.scan(["row"]))])
     gone, new = np.setdiff1d(there, live), np.setdiff1d(live, there)
-    for start in range(0, len(gone), _BATCH):
-        store.delete(gone[start : start + _BATCH])
+    for start in range(0, len(gone), batch):
+        store.delete(gone[start : start + batch])
     sent = 0
-    for batch in _batches(local, new):
-        store.upsert(records(batch, info["metadata"]))
-        sent += batch.num_rows
+    for rows in _batches(local, new, batch):
+        store.upsert(records(rows, info["metadata"]))
+        sent += rows.num_rows
         if progress is not None:
             progress("push", sent, len(new))
     store.ready()
@@ -151,13 +165,13 @@ def _fits(record: Mapping[str, Any], info: Mapping[str, Any]) -> bool:
     return bool(record.get("format") == FORMAT and same)
 
 
-def _batches(local: Store, new: Rows) -> Iterator[pa.RecordBatch]:
-    """The new rows of the local index, as records."""
+def _batches(local: Store, new: Rows, size: int) -> Iterator[pa.RecordBatch]:
+    """The new rows of the local index, as records, at most so many at a time."""
     if not len(new):
         return
     metadata = [column["column"] for column in local.info["metadata"]]
     wanted = ["row", *PASSAGES.names, "vector", "sentence_vectors", *metadata]
-    for batch in local.scan(wanted, _BATCH):
+    for batch in local.scan(wanted, size):
         chosen = np.isin(batch["row"].to_numpy(), new, assume_unique=True)
         if chosen.all():
             yield batch
@@ -179,7 +193,13 @@ def _unheld(store: RemoteStore, local: Store) -> list[str]:
     return sorted(unheld)
 
 
-def serve_from(path: Path, url: str, replace: bool = False, progress: Progress | None = None) -> Pushed:
+def serve_from(
+    path: Path,
+    url: str,
+    replace: bool = False,
+    progress: Progress | None = None,
+    batch: int = BATCH,
+) -> Pushed:
     """Push the index of a workspace to a store, and search there from now on.
 
     Raises WorkspaceError when the workspace has no index or another process writes to it, and what `push`
@@ -191,7 +211,7 @@ def serve_from(path: Path, url: str, replace: bool = False, progress: Progress |
         served = workspace.served()
         if served is None:
             raise WorkspaceError(f"{path} has no finished search engine.", "Run searchfit fit to its end.")
-        pushed = push(url, open_index(path / served["index"]).store, replace, progress)
+        pushed = push(url, open_index(path / served["index"]).store, replace, progress, batch)
         remember(path, url)
     return pushed
 
@@ -235,6 +255,29 @@ def kept(workspace: Path) -> str | None:
             f"{file} is damaged.", "Go back to the workspace's index: --store local."
         ) from error
     return os.environ.get(ENVIRONMENT, url)
+
+
+def target(workspace: Path, url: str | None) -> str:
+    """The address that was given, or else the one that a workspace reads from. Raises SettingsError where
+    there is neither."""
+    found = url or kept(workspace)
+    if found is None:
+        raise SettingsError(
+            f"{workspace} reads from its own index, and no store is named.", "Name one with --store."
+        )
+    return found
+
+
+def standing(workspace: Path, local: Store) -> str:
+    """Why the store that a workspace reads from cannot be searched, for people: it cannot be reached, or is
+    behind the workspace's index; "" where all is well."""
+    try:
+        store = attached(workspace, local)
+    except SearchfitError as error:
+        return f"{error.message} {error.hint}".strip()
+    if isinstance(store, RemoteStore):
+        store.close()
+    return ""
 
 
 def attached(workspace: Path, local: Store) -> Store:

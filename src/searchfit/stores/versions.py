@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ BASE = "."
 @dataclass(frozen=True, slots=True)
 class Version:
     """One version: its number in the line that the fit began (`lineage`), the segments' names in row order,
-    the file of deleted rows ("" for none), and the numbers that the next passage and document get."""
+    the file of deleted rows ("" for none), the numbers that the next passage and document get, and how far
+    sources that tell what changed have been read (see `SqlReader.seen`)."""
 
     lineage: str
     generation: int
@@ -40,6 +42,7 @@ class Version:
     deleted: str
     next_row: int
     next_document: int
+    seen: Mapping[str, str] = field(default_factory=dict)
 
     def names(self) -> set[str]:
         """The files and folders of index/NAME.grown that this version needs."""
@@ -85,7 +88,7 @@ def _first(base: Segment) -> Version:
     documents = int(base.documents[-1]) + 1 if base.count else 0
     # Documents without any passage have numbers too.
     documents = max(documents, int(base.info.get("documents", 0)))
-    return Version(base.info.get("lineage", ""), 0, (BASE,), "", rows, documents)
+    return Version(base.info.get("lineage", ""), 0, (BASE,), "", rows, documents, base.info.get("seen", {}))
 
 
 def write_version(index: Path, now: Version, before: Version) -> None:

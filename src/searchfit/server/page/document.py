@@ -42,7 +42,10 @@ def read(searcher: Searcher, id_: str, passage: str, query: str) -> Opened:
     found = {each["id"]: span for each, span in zip(passages, places, strict=True)}
     marks = spans(corpus, whole, telling(corpus, query))
     first = passages[0]
-    return Opened(id_, first["title"], whole, first["metadata"], marks, found.get(passage, (0, 0)))
+    # The page and the heading are those of a passage.
+    placed = {column["name"] for column in corpus.info["metadata"] if column.get("placed")}
+    metadata = {name: value for name, value in first["metadata"].items() if name not in placed}
+    return Opened(id_, first["title"], whole, metadata, marks, found.get(passage, (0, 0)))
 
 
 def view(asked: Asked, found: Opened, grade: int | None) -> list[Markup]:

@@ -68,6 +68,8 @@ class Facets:
             if not column.values:
                 found.append(Facet(name, column.kind))
                 continue
+            if len(column.values) == 1 and column.codes.min() == 0:
+                continue  # all documents have it
             among = self._among(corpus, asked.without(name), firsts) if name in chosen else every
             codes = column.codes[among]
             counts = np.bincount(codes[codes >= 0], minlength=len(column.values)).tolist()
