@@ -11,6 +11,22 @@ import pytest
 from server.workspaces import make_workspace  # noqa: F401 - a fixture
 from stores.servers import memory_folder, pinecone, postgres  # noqa: F401 - fixtures
 
+# The files that take longest. They come first, so that both processes of `make test` end together.
+LONGEST = (
+    "test_docs",
+    "test_examples_first",
+    "test_crew",
+    "test_kill",
+    "test_kill_generate",
+    "test_examples_second",
+    "test_openai",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
 # Before any test imports a library that reads them: no network, and no more threads than cores.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

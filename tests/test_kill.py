@@ -53,7 +53,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 @pytest.mark.parametrize("seed", [42])
-def test_kill_9_at_three_moments(tmp_path: Path, corpus: Corpus, bench: ModuleType, seed: int) -> None:
+def test_kill_9_at_two_moments(tmp_path: Path, corpus: Corpus, bench: ModuleType, seed: int) -> None:
     settings: dict[str, Any] = {
         "generate__part_passages": 10,
         "train__checkpoint_steps": 1,
@@ -64,7 +64,7 @@ def test_kill_9_at_three_moments(tmp_path: Path, corpus: Corpus, bench: ModuleTy
     os.environ["OMP_NUM_THREADS"] = "1"
     fit(calm, corpus, **settings)  # in this process: only what is killed needs one of its own
     kept: dict[str, int] = {}
-    for moment in (random.Random(seed).choice(third) for third in MOMENTS):
+    for moment in (random.Random(seed).choice(third) for third in MOMENTS[1:]):
         assert bench.attempt([*arguments, str(killed)], standing(killed, moment))
         parts = killed.rglob("part-*.parquet")
         kept |= {path.name: path.stat().st_mtime_ns for path in parts}

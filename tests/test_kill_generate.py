@@ -21,7 +21,7 @@ from pipeline_tools import environment, tiny_model
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kill -9")
 
-DOCUMENTS = 200
+DOCUMENTS = 100
 IN_FLIGHT = 4
 
 

@@ -21,6 +21,7 @@ from searchfit.config import ServeSettings
 from searchfit.errors import WorkspaceError
 from searchfit.search import Searcher
 from searchfit.server.app import create_app
+from searchfit.server.listening import listen
 from searchfit.server.state import State
 from searchfit.workspace import write_json
 
@@ -86,6 +87,13 @@ def _send(port: int, data: bytes, seconds: float = 20) -> bytes:
         while part := sent.recv(65536):
             answer += part
         return answer
+
+
+def test_answers_do_not_wait_to_be_acknowledged() -> None:
+    with listen("127.0.0.1", 0) as server, socket.create_connection(server.getsockname()):
+        accepted, _ = server.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_slow_and_endless_clients_are_let_go(place: Path) -> None:

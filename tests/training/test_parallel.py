@@ -30,6 +30,7 @@ def start(model: Path, out: Path, rank: int, port: int) -> Any:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+@pytest.mark.slow  # test_crew.py does it for the default objective
 def test_two_processes_take_the_steps_of_one(tiny_model: Path, tmp_path: Path) -> None:
     """The same global batches, with the texts of both processes as negatives; a kill of both is made good."""
     model, out = tmp_path / "model", tmp_path / "two"

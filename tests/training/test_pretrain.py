@@ -266,6 +266,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow  # test_crew.py does it by the command line
 def test_two_processes_share_the_work(raw: dict[str, Path], tmp_path: Path) -> None:
     """Each reads other batches, both end with the same weights, and only the first needs the passages."""
     script = tmp_path / "worker.py"
