@@ -15,6 +15,8 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --no-compile
 export PIP_PROGRESS_BAR := off
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Tests start hundreds of processes: each would compile torch and all else anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo test test-slow lint docs bench clean
 .DEFAULT_GOAL := setup

@@ -15,13 +15,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+from mine import unit, write
 
 from searchfit.fusion import rank
 from searchfit.keyword import Analyzer, KeywordIndex
 from searchfit.records import Engine
 from searchfit.search import ArrayCorpus
 
-ROWS = 50_000  # written at once
+ROWS = 50_000  # sorted plainly at once
 
 
 def peak_mb() -> int:
@@ -29,19 +30,6 @@ def peak_mb() -> int:
     status = Path("/proc/self/status").read_text(encoding="ascii")
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     return int(found.group(1)) >> 10 if found else 0
-
-
-def write_vectors(path: Path, count: int, dimension: int) -> np.ndarray:
-    """Random vectors of unit length, in a file that is mapped into memory."""
-    made = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(count, dimension))
-    random = np.random.default_rng(0)
-    for start in range(0, count, ROWS):
-        part = random.standard_normal((min(ROWS, count - start), dimension), dtype=np.float32)
-        made[start : start + len(part)] = part / np.linalg.norm(part, axis=1, keepdims=True)
-    made.flush()
-    del made
-    mapped: np.ndarray = np.load(path, mmap_mode="r")
-    return mapped
 
 
 def main() -> None:
@@ -52,13 +40,11 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=64)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        vectors = write_vectors(Path(folder) / "passages.npy", options.passages, options.dimension)
+        vectors = write(Path(folder) / "passages.npy", options.passages, options.dimension)
         rows = np.arange(options.passages + 1, dtype=np.int64)
         keyword = KeywordIndex.build([], Analyzer("none"), 1.2, 0.75)
         corpus = ArrayCorpus(vectors, vectors, rows, rows[:-1].astype(np.int32), keyword)
-        random = np.random.default_rng(1)
-        asked = random.standard_normal((options.questions, options.dimension), dtype=np.float32)
-        asked /= np.linalg.norm(asked, axis=1, keepdims=True)
+        asked = unit(np.random.default_rng(1), options.questions, options.dimension)
         engine = Engine("dense", units="passage", keyword_weight=0.0)
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
         before, started = peak_mb(), time.perf_counter()

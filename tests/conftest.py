@@ -1,35 +1,62 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from server.workspaces import make_workspace  # noqa: F401 - a fixture
 from stores.servers import memory_folder, pinecone, postgres  # noqa: F401 - fixtures
 
-# The files that take longest. They come first, so that both processes of `make test` end together.
+# The files that take longest, the longest first, so that both processes of `make test` end together.
 LONGEST = (
-    "test_docs",
-    "test_examples_first",
+    "test_pipeline",
     "test_crew",
+    "test_docs",
+    "test_fit_training",
+    "test_train",
+    "test_examples_first",
+    "test_objectives",
+    "test_cli",
+    "test_build",
     "test_kill",
-    "test_kill_generate",
-    "test_examples_second",
+    "test_loop",
+    "test_contract",
     "test_openai",
+    "test_corpora",
+    "test_examples_second",
+    "test_browser",
+    "test_growth",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
+    places = {stem: place for place, stem in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
 
 
-# Before any test imports a library that reads them: no network, and no more threads than cores.
+# Before any test imports a library that reads them: no network, no more threads than cores, and none to read
+# the weights of a tiny model.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
+
+# Most of what is alive are the loaded libraries, which the collector would look through again and again.
+gc.set_threshold(20_000, 20, 50)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def unsynced() -> Iterator[None]:
+    """No waiting for the disk: no test cuts the power, and a killed process loses nothing it has written."""
+    with mock.patch.object(os, "fsync"):
+        yield
+
 
 TOPICS = {
     "garden": "rose soil compost seedling hedge orchard pruning tulip mulch greenhouse blossom irrigation",
@@ -154,6 +181,22 @@ def tiny_reranker(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) ->
     BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium. Its event loop runs as long as it is open, and no other may meanwhile."""
+    chromium = Path("/usr/bin/chromium")
+    if not chromium.is_file():
+        pytest.skip("there is no chromium here")
+    driver = pytest.importorskip("playwright.sync_api", reason="there is no playwright here")
+    quiet = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+    with driver.sync_playwright() as playwright:
+        running = playwright.chromium.launch(
+            executable_path=str(chromium), args=[*quiet, "--disable-sync", "--no-first-run"]
+        )
+        yield running
+        running.close()
 
 
 @dataclass

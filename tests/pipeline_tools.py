@@ -7,22 +7,26 @@ import csv
 import io
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 
 from searchfit.cli import main
 from searchfit.config import Settings, load_settings
 from searchfit.encoders.sentence import tune_process
 from searchfit.pipeline import Fit, Step
 from searchfit.workspace import Workspace
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 SMALL = {
     "generate.max_queries": 150,
@@ -36,6 +40,29 @@ SMALL = {
 
 CUT = {"split__max_chars": 80, "split__overlap_chars": 0}
 """Settings that cut the documents of `write_corpus` into several passages."""
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing may catch it."""
+
+
+def killed_at_a_rename(patch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """From here on renames are counted; what comes back says which one from now on is struck."""
+    rename, left = os.replace, 0
+
+    def replace(source: Any, target: Any) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise Killed
+        rename(source, target)
+
+    def strike(number: int) -> None:
+        nonlocal left
+        left = number
+
+    patch.setattr(os, "replace", replace)
+    return strike
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,22 +158,45 @@ class Done:
 def cli(*arguments: object) -> Done:
     """Run the command line in this process, where the heavy libraries are loaded but once. An error that it
     does not turn into a message is raised."""
+    return _done(main, "searchfit", *arguments)
+
+
+def example(name: str, *arguments: object) -> str:
+    """What a worked example prints, run in this process."""
+    loaded = set(sys.modules)
+    script = EXAMPLES / name / "run.py"
+    with mock.patch.object(sys, "path", [str(script.parent), *sys.path]):
+        done = _done(lambda: runpy.run_path(str(script), run_name="__main__"), script, *arguments)
+    for module in set(sys.modules) - loaded:  # each example has its own
+        if EXAMPLES in Path(getattr(sys.modules[module], "__file__", None) or "").parents:
+            del sys.modules[module]
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _done(work: Callable[[], object], *argv: object) -> Done:
+    """What a program does in this process."""
     out, errors = io.StringIO(), io.StringIO()
     status: object = 0
-    argv = ["searchfit", *map(str, arguments)]
     with (
         one_thread(),
-        mock.patch.object(sys, "argv", argv),
+        mock.patch.object(sys, "argv", [str(part) for part in argv]),
         mock.patch.dict(os.environ, {"COLUMNS": "200"}),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(errors),
     ):
         try:
-            main()
+            work()
         except SystemExit as end:
             status = end.code or 0
     assert isinstance(status, int)
     return Done(status, out.getvalue(), errors.getvalue())
+
+
+def children_seconds() -> float:
+    """Processor time of the processes that have ended: a busy machine does not lengthen it."""
+    spent = os.times()
+    return spent.children_user + spent.children_system
 
 
 def command(*arguments: object) -> Done:
@@ -162,9 +212,13 @@ def command(*arguments: object) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+_PIECES = 4000
+"""Of the built-in model's 30,522 word pieces, which are read each time that a model is opened."""
+
+
 def tiny_model(folder: Path) -> Path:
-    """An embedding model with the built-in one's tokenizer and random weights: fast, and as good as any where
-    the quality of vectors does not matter."""
+    """An embedding model with the commonest word pieces of the built-in one and random weights: fast, and as
+    good as any where the quality of vectors does not matter."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
@@ -175,7 +229,7 @@ def tiny_model(folder: Path) -> Path:
     torch.manual_seed(0)
     plain = folder / "plain"
     shape = BertConfig(
-        vocab_size=30522,
+        vocab_size=_PIECES,
         hidden_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
@@ -183,9 +237,12 @@ def tiny_model(folder: Path) -> Path:
         max_position_embeddings=512,
     )
     BertModel(shape).save_pretrained(plain)
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
-        if (locate("minilm") / name).exists():
-            shutil.copy(locate("minilm") / name, plain / name)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(locate("minilm") / name, plain / name)
+    tokenizer = json.loads((locate("minilm") / "tokenizer.json").read_text(encoding="utf-8"))
+    pieces = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {piece: id_ for piece, id_ in pieces.items() if id_ < _PIECES}
+    (plain / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     transformer = Transformer(str(plain), max_seq_length=256)
     SentenceTransformer(modules=[transformer, Pooling(16)], device="cpu").save(str(folder / "model"))
     return folder / "model"

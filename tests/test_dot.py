@@ -23,7 +23,8 @@ from searchfit.records import Engine
 from searchfit.search import ArrayCorpus, open_searcher
 from searchfit.stages import choose
 from searchfit.stores.bm25 import Bm25
-from searchfit.stores.lancedb import LanceStore, build
+from searchfit.stores.building import build
+from searchfit.stores.lancedb import LanceStore
 from searchfit.training.dev import DevScore
 from searchfit.workspace import Workspace
 

@@ -4,30 +4,18 @@ import csv
 import json
 import re
 import sqlite3
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
-from pipeline_tools import environment
+from pipeline_tools import example
 
 import searchfit
 
 if TYPE_CHECKING:
     from conftest import Doc
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
-
-
-def run(name: str, out: Path, *words: str | Path) -> str:
-    """What the example prints."""
-    command = [sys.executable, str(EXAMPLES / name / "run.py"), "--out", str(out), *map(str, words)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -36,7 +24,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def test_property_listings(tmp_path: Path) -> None:
-    said = run("property_listings", tmp_path, "--listings", "72")
+    said = example("property_listings", "--out", tmp_path, "--listings", "44")
     workspace = tmp_path / "search"
     with sqlite3.connect(tmp_path / "listings.db") as database:
         database.row_factory = sqlite3.Row
@@ -94,7 +82,7 @@ def test_genq_squad(tmp_path: Path, corpus: list[Doc]) -> None:
         (data / f"{name}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
     qrels = "".join(f"q{n}\t{doc.id}\t1\n" for n, doc in enumerate(corpus))
     (data / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{qrels}", "utf-8")
-    said = run("genq_squad", tmp_path / "out", "--data", data, "--question", corpus[5].text[:60])
+    said = example("genq_squad", "--out", tmp_path / "out", "--data", data, "--question", corpus[5].text[:60])
     workspace = tmp_path / "out" / "search"
 
     # Three questions a passage at most, in TSV of question and passage.
@@ -131,7 +119,7 @@ def test_genq_squad(tmp_path: Path, corpus: list[Doc]) -> None:
 
 
 def test_sbert_pairs(tmp_path: Path) -> None:
-    said = run("sbert_pairs", tmp_path)
+    said = example("sbert_pairs", "--out", tmp_path)
     workspace = tmp_path / "search"
     board = json.loads((workspace / "leaderboard.json").read_text("utf-8"))
     assert len({row["model"] for row in board["rows"]}) == 2

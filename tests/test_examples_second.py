@@ -9,16 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from pipeline_tools import environment
+from pipeline_tools import EXAMPLES, environment, example
 
 import searchfit
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
 HELD_OUT = ("dev", "test")
 
 
 def run(name: str, out: Path) -> str:
-    """What the example prints."""
+    """What the example prints, in a process of its own, as a reader would run it."""
     command = [sys.executable, str(EXAMPLES / name / "run.py"), "--out", str(out)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -76,7 +75,7 @@ def test_finbert_two_tower(tmp_path: Path) -> None:
 
 
 def test_question_answering_site(tmp_path: Path) -> None:
-    said = run("question_answering_site", tmp_path)
+    said = example("question_answering_site", "--out", tmp_path)
     workspace = tmp_path / "search"
     with (tmp_path / "triples.csv").open(encoding="utf-8", newline="") as file:
         triples = list(csv.DictReader(file))

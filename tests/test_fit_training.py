@@ -81,7 +81,13 @@ def result(workspace: Path, stage: str) -> dict[str, Any]:
         ("mlm, shared", {**SHARED, "pretrain__objective": "mlm"}),
         (
             "lora, matryoshka",
-            {**SHARED, "train__lora_rank": 8, "train__matryoshka": (8,), "train__learning_rate": 1e-2},
+            {
+                **SHARED,
+                "train__lora_rank": 8,
+                "train__matryoshka": (8,),
+                "train__learning_rate": 1e-2,
+                "train__epochs": 20,
+            },
         ),
         ("dot", {**SHARED, "model__similarity": "dot"}),
     ],

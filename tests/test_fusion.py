@@ -163,6 +163,31 @@ def test_with_allowed_passages_are_ranked_and_only_those(monkeypatch: pytest.Mon
     assert (ranking.rows >= 0).sum() == 3 * allowed.sum()
 
 
+@pytest.mark.parametrize(("room", "scored"), [(330, 11), (239, 19), (0, 22)])
+def test_shared_keywords_are_scored_once(monkeypatch: pytest.MonkeyPatch, room: int, scored: int) -> None:
+    """Two rankings of eleven questions, in chunks of eight and three, where so many scores are kept."""
+    toy = Toy.make(3, 30, queries=11)
+    toy.keyword[:] = np.maximum(toy.keyword, 0.25)  # 240 scores in the first chunk, 90 in the second
+    asked: list[str] = []
+
+    def scores(queries: Sequence[str]) -> Any:
+        asked.extend(queries)
+        return toy.keyword_scores(queries)
+
+    queries, vectors = [str(number) for number in range(11)], _unit(np.random.default_rng(4), 11)
+    engines = [Engine("mixed"), Engine("keyword", dense_weight=0)]
+    monkeypatch.setattr(fusion, "_CHUNK_QUERIES", 8)
+    monkeypatch.setattr(fusion, "_CHUNK_SCORES", room)
+    expected = rank(engines, toy, vectors, queries, 5), rank(engines, toy, -vectors, queries, 5)
+    shared = fusion.SharedKeywords(scores)
+    found = [rank(engines, shared.over(toy), sign * vectors, queries, 5) for sign in (1, -1)]
+    assert len(asked) == scored
+    for ours, theirs in zip(found, expected, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            assert np.array_equal(one.rows, other.rows)
+            assert np.array_equal(one.scores, other.scores)
+
+
 def test_no_queries_give_empty_rankings() -> None:
     ranking = rank(ENGINES[:2], Toy.make(0, 4), np.empty((0, SIZE), np.float32), [], 3)[1]
     assert ranking.rows.shape == ranking.scores.shape == (0, 3)

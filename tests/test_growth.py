@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pipeline_tools import Killed, killed_at_a_rename
 
 from searchfit import growth
 from searchfit.config import Settings, to_toml
@@ -213,6 +213,7 @@ def test_everything_may_be_removed_and_come_back(place: Place, tmp_path: Path) -
     done = growth.remove(place.folder, where="price >= 0", ids=["nobody"])
     assert (done.removed, done.passages, done.missing) == (72, 0, ("nobody",))
     assert place.searcher.search("glacier") == []
+    assert (place.searcher.search_many(["glacier"]).rows == -1).all()
     assert growth.optimize(place.folder).passages == 0
     place.held = {}
     place.add(docs)
@@ -244,10 +245,6 @@ def test_many_small_additions_are_merged(place: Place) -> None:
     assert kept == now.version.names() | now.before.names()
 
 
-class Killed(BaseException):
-    """Stands for the end of the process: nothing may catch it."""
-
-
 def test_stopped_before_every_file_that_gets_its_name(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change that is stopped anywhere is not there or is there whole; the same again completes it, and a
     reader that was open all the time sees one of the two."""
@@ -260,14 +257,6 @@ def test_stopped_before_every_file_that_gets_its_name(place: Place, monkeypatch:
         lambda: place.remove("s0", "garden-0"),
         lambda: growth.optimize(place.folder),
     )
-    rename, left = os.replace, 0
-
-    def replace(source: Any, target: Any) -> None:
-        nonlocal left
-        left -= 1
-        if not left:
-            raise Killed
-        rename(source, target)
 
     def seen() -> set[str]:
         hits = reader.search("spinnaker regatta", 200)
@@ -275,11 +264,12 @@ def test_stopped_before_every_file_that_gets_its_name(place: Place, monkeypatch:
         assert len(hits) == len(ids)
         return ids
 
-    monkeypatch.setattr(os, "replace", replace)
+    strike = killed_at_a_rename(monkeypatch)
     for change in changes:
         before, attempt = seen(), 0
         while True:
-            attempt, left = attempt + 1, attempt + 1
+            attempt += 1
+            strike(attempt)
             try:
                 change()
                 break

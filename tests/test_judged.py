@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytrec_eval
 from pipeline_tools import CUT, Corpus, cli, fit, tiny_model, write_corpus
 
 from searchfit.errors import SettingsError, SourceError, WorkspaceError
+from searchfit.growth import remove
 from searchfit.judged import Beside, evaluate_judged
+from searchfit.keyword import KeywordIndex
 from searchfit.metrics import read_run, score_run
 from searchfit.search import open_searcher
 from searchfit.significance import holm
@@ -173,6 +178,33 @@ def test_a_model_s_encoding_goes_on_after_a_kill(workspace: Path, beir: Path, tm
     (folder / "progress.json").write_text(json.dumps({"passages": 0}), encoding="utf-8")
     assert evaluate_judged(workspace, beir, beside=Beside(models=(str(model),))).systems == once
     assert (folder / "info.json").exists()
+
+
+def test_keywords_are_scored_once_for_all_systems(
+    workspace: Path, beir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    scores = KeywordIndex.scores
+
+    def counted(self: KeywordIndex, queries: Sequence[str]) -> Any:
+        asked.extend(queries)
+        return scores(self, queries)
+
+    monkeypatch.setattr(KeywordIndex, "scores", counted)
+    assert len(evaluate_judged(workspace, beir).systems) == 8
+    assert len(asked) == len(set(asked)) == 5
+
+
+def test_after_a_removal_all_systems_rank_what_is_left(workspace: Path, beir: Path, tmp_path: Path) -> None:
+    """The workspace's own model, as another one, scores as it does: each by the documents that it found."""
+    ws, model = tmp_path / "ws", tiny_model(tmp_path)
+    shutil.copytree(workspace, ws, symlinks=True)
+    remove(ws, ["doc-0", "doc-22"])
+    outcome = evaluate_judged(ws, beir, beside=Beside(models=(str(model),)))
+    systems = outcome.systems
+    assert systems["untuned dense"]["recall@100"] == systems["whitened dense"]["recall@100"] > 0.5
+    assert systems[f"{model.name} dense"] == pytest.approx(systems["untuned dense"])
+    assert any("has changed since the fit" in note for note in outcome.notes)
 
 
 def test_every_gain_has_its_p_corrected_for_all_of_them(workspace: Path, beir: Path, tmp_path: Path) -> None:

@@ -12,7 +12,17 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from pipeline_tools import Corpus, fit, options, ran, random_sentences, tiny_model, write_corpus
+from pipeline_tools import (
+    Corpus,
+    Killed,
+    fit,
+    killed_at_a_rename,
+    options,
+    ran,
+    random_sentences,
+    tiny_model,
+    write_corpus,
+)
 
 from searchfit.recipe import STAGES
 
@@ -89,10 +99,6 @@ def standing(workspace: Path, pattern: str) -> Callable[[], str]:
     return come
 
 
-class Killed(BaseException):
-    """Stands for the end of the process: nothing may catch it."""
-
-
 def test_stopped_before_every_file_that_gets_its_name(
     tmp_path: Path, bench: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,18 +107,9 @@ def test_stopped_before_every_file_that_gets_its_name(
     corpus = Corpus(write_corpus(tmp_path / "places.csv"), str(tiny_model(tmp_path)))
     settings: dict[str, Any] = {"train__checkpoint_steps": 1, "train__batch_size": 32}
     fit(tmp_path / "calm", corpus, **settings)
-    rename, left = os.replace, 0
-
-    def replace(source: Any, target: Any) -> None:
-        nonlocal left
-        left -= 1
-        if not left:
-            raise Killed
-        rename(source, target)
-
-    monkeypatch.setattr(os, "replace", replace)
+    strike = killed_at_a_rename(monkeypatch)
     for attempt in range(1, 200):
-        left = attempt
+        strike(attempt)
         try:
             fit(tmp_path / "killed", corpus, **settings)
             break

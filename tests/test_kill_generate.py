@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from generators.faulty_server import FaultyServer
 from generators.test_t5 import WORDS, save_model
-from pipeline_tools import environment, tiny_model
+from pipeline_tools import cli, environment, tiny_model
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kill -9")
 
@@ -46,7 +46,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "model.name": f'"{tiny_model(folder).as_posix()}"',
     }
     parts = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
-    return [sys.executable, "-m", "searchfit", "generate", str(folder / "made-up.csv"), *parts]
+    return ["generate", str(folder / "made-up.csv"), *parts]
 
 
 def recorded(workspace: Path) -> int:
@@ -58,12 +58,18 @@ def recorded(workspace: Path) -> int:
         return 0
 
 
-def run(command: list[str], workspace: Path, url: str, until: int | None = None) -> bool:
-    """Run to the end, or kill when the ledger holds `until` answers; whether it was killed."""
-    arguments = [*command, "--base-url", url, "-o", str(workspace)]
+def run(command: list[str], workspace: Path, url: str) -> None:
+    """Run to the end, in this process."""
+    done = cli(*command, "--base-url", url, "-o", workspace)
+    assert done.returncode == 0, done.stderr
+
+
+def killed(command: list[str], workspace: Path, url: str, moment: int) -> bool:
+    """Run in a process that is killed when the ledger holds so many answers; whether it was killed."""
+    arguments = [sys.executable, "-m", "searchfit", *command, "--base-url", url, "-o", str(workspace)]
     with subprocess.Popen(arguments, env=environment(), stderr=subprocess.PIPE, text=True) as process:
-        while until is not None and process.poll() is None:
-            if recorded(workspace) >= until:
+        while process.poll() is None:
+            if recorded(workspace) >= moment:
                 process.kill()
                 return True
             time.sleep(0.002)
@@ -85,17 +91,17 @@ def check(command: list[str], folder: Path, kills: int) -> None:
         calls_calm = Counter(server.calls)
         server.calls.clear()
         moments = sorted(chance.sample(range(1, DOCUMENTS - 2 * IN_FLIGHT), kills))
-        struck = [run(command, folder / "killed", server.url, moment) for moment in moments]
+        struck = [killed(command, folder / "killed", server.url, moment) for moment in moments]
         run(command, folder / "killed", server.url)
     finally:
         server.close()
     assert sum(struck) >= 0.8 * kills  # a batch may carry the ledger past the next moment
-    killed = queries(folder / "killed")
-    assert killed.equals(calm)
+    carried = queries(folder / "killed")
+    assert carried.equals(calm)
     assert set(calm["generator"].to_pylist()) >= {"phrases", "openai:some-model"}
     assert len(set(calm["generator"].to_pylist())) == 3
-    assert len(set(killed["id"].to_pylist())) == len(killed)
-    assert len(set(killed["passage_id"].to_pylist())) >= 0.95 * DOCUMENTS  # a tiny T5 may have no words
+    assert len(set(carried["id"].to_pylist())) == len(carried)
+    assert len(set(carried["passage_id"].to_pylist())) >= 0.95 * DOCUMENTS  # a tiny T5 may have no words
     assert set(calls_calm.values()) == {1}
     assert server.calls.keys() == calls_calm.keys()
     assert server.calls.total() <= len(calls_calm) + kills * IN_FLIGHT

@@ -13,7 +13,7 @@ from pipeline_tools import Corpus, fit
 from searchfit.judged import evaluate_judged
 
 SQUAD = Path(__file__).parents[2] / "shared" / "data" / "squad_dev"
-SMALL, WHOLE = 70, 10**6
+SMALL, WHOLE = 40, 10**6
 
 
 def lines(path: Path) -> Iterator[dict[str, str]]:

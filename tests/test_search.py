@@ -319,6 +319,15 @@ def test_many_questions_with_a_filter_rank_as_one(searcher: Searcher) -> None:
         assert searcher.document_ids(rows[rows >= 0]) == [hit.document_id for hit in hits]
 
 
+def test_by_keywords_alone_no_model_is_loaded(searcher: Searcher) -> None:
+    searcher.engine = Engine("keyword", dense_weight=0.0)
+    found = searcher.search_many(QUESTIONS[:3], 20)
+    for number, question in enumerate(QUESTIONS[:3]):
+        hits = searcher.search(question, 20)
+        assert searcher.document_ids(found.rows[number]) == [hit.document_id for hit in hits]
+    assert "encoder" not in vars(searcher)
+
+
 def test_more_like_finds_the_nearest_documents(
     searcher: Searcher, arrays: ArrayCorpus, corpus: list[Any]
 ) -> None:

@@ -48,30 +48,6 @@ def materials(bench: Any, tmp_path_factory: pytest.TempPathFactory) -> Materials
     )
 
 
-@pytest.fixture(scope="module")
-def reranker(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """A cross-encoder of random weights with the tiny model's tokenizer."""
-    import torch
-    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
-
-    folder = tmp_path_factory.mktemp("reranker")
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    torch.manual_seed(3)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=128,
-        initializer_range=0.4,
-        num_labels=1,
-    )
-    BertForSequenceClassification(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def rows(materials: Materials) -> np.ndarray:
     """Six passages for each question, two of them absent."""
@@ -113,14 +89,14 @@ def test_a_keyword_only_blend_encodes_nothing(materials: Materials, rows: np.nda
 
 
 def test_the_cross_encoder_reads_query_and_passage(
-    monkeypatch: pytest.MonkeyPatch, materials: Materials, reranker: Path, rows: np.ndarray
+    monkeypatch: pytest.MonkeyPatch, materials: Materials, tiny_reranker: Path, rows: np.ndarray
 ) -> None:
     from sentence_transformers import CrossEncoder as Oracle
 
     monkeypatch.setattr(teachers, "_PAIRS", 12)
-    teacher = load_teacher(f"cross-encoder:{reranker}", materials)
+    teacher = load_teacher(f"cross-encoder:{tiny_reranker}", materials)
     scores = teacher.scores(QUESTIONS, rows)
-    model, passages = Oracle(str(reranker), device="cpu"), texts(materials)
+    model, passages = Oracle(str(tiny_reranker), device="cpu"), texts(materials)
     for query, own in enumerate(rows):
         for place, row in enumerate(own):
             if row < 0:
@@ -221,9 +197,9 @@ def test_an_ensemble_does_not_follow_the_member_of_the_largest_scale() -> None:
 
 
 def test_teachers_load_by_name_and_say_what_decides_their_scores(
-    materials: Materials, reranker: Path, tiny_model: Path
+    materials: Materials, tiny_reranker: Path, tiny_model: Path
 ) -> None:
-    names = ["blend", f"cross-encoder:{reranker}", f"bi-encoder:{tiny_model}"]
+    names = ["blend", f"cross-encoder:{tiny_reranker}", f"bi-encoder:{tiny_model}"]
     names.append("+".join(names))
     loaded = [load_teacher(name, materials) for name in names]
     assert [teacher.name for teacher in loaded] == names
@@ -237,11 +213,11 @@ def test_teachers_load_by_name_and_say_what_decides_their_scores(
 
 
 def test_a_plus_in_a_folder_s_name_divides_nothing(
-    materials: Materials, reranker: Path, tmp_path: Path
+    materials: Materials, tiny_reranker: Path, tmp_path: Path
 ) -> None:
     import shutil
 
-    folder = shutil.copytree(reranker, tmp_path / "a+b")
+    folder = shutil.copytree(tiny_reranker, tmp_path / "a+b")
     loaded = load_teacher(f"cross-encoder:{folder}+blend", materials)
     assert isinstance(loaded, EnsembleTeacher)
     assert isinstance(loaded.members[0], CrossEncoderTeacher)
@@ -336,14 +312,14 @@ def test_queries_without_an_answer_among_their_candidates_are_left_aside() -> No
 
 
 def test_models_load_when_they_first_score(
-    monkeypatch: pytest.MonkeyPatch, materials: Materials, reranker: Path
+    monkeypatch: pytest.MonkeyPatch, materials: Materials, tiny_reranker: Path
 ) -> None:
     loaded: list[str] = []
     load = CrossEncoder.load
     monkeypatch.setattr(CrossEncoder, "load", lambda *a: (loaded.append(a[0]), load(*a))[1])
-    teacher = load_teacher(f"cross-encoder:{reranker}", materials)
+    teacher = load_teacher(f"cross-encoder:{tiny_reranker}", materials)
     assert teacher.fingerprint
     assert loaded == []
     for _ in range(2):
         teacher.scores(QUESTIONS[:1], np.array([[0]]))
-    assert loaded == [str(reranker)]
+    assert loaded == [str(tiny_reranker)]

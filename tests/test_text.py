@@ -71,11 +71,11 @@ def test_blank_text_has_nothing() -> None:
     "body", ["a", ".", "。", " ", "\n", "\"'", ".x", "? a", "一", "\u0301", "a\n", "1. "]
 )
 def test_time_is_linear_without_or_with_only_borders(body: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     text = body * (400_000 // len(body)) + "x"
     assert sentences(text)
     assert word_count(text) >= 1
-    assert time.perf_counter() - began < 3
+    assert time.process_time() - began < 3
 
 
 def test_word_count_over_scripts() -> None:

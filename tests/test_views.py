@@ -295,8 +295,9 @@ def test_a_file_is_replaced_only_when_asked_and_only_by_a_whole_one(original: Pa
     assert list(tmp_path.iterdir()) == [file]
     view.save(file, force=True)
     assert len(list(csv.DictReader(file.open(encoding="utf-8", newline="")))) == len(view)
-    with pytest.raises(SearchfitError, match="cannot be written"):
-        view.save(tmp_path / "nowhere" / "out.csv")
+    for place in ("nowhere/out.csv", f"{file.name}/out.csv", f"{'x' * 300}.csv"):
+        with pytest.raises(SearchfitError, match="cannot be written"):
+            view.save(tmp_path / place)
 
 
 def test_a_data_frame(original: Path) -> None:

@@ -7,7 +7,7 @@ workspaces have are taken, or judged questions from outside are put to all.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from searchfit.config import QueriesSettings, Settings, load_settings
-from searchfit.errors import SettingsError, SourceError, WorkspaceError
-from searchfit.judged import document_ids, missing, system_rankings
+from searchfit.config import Settings, load_settings
+from searchfit.errors import SettingsError, WorkspaceError
+from searchfit.judged import document_ids, judged_queries, missing, steady_rankings
 from searchfit.metrics import score_ranking
 from searchfit.search import open_searcher
-from searchfit.significance import compare, holm
-from searchfit.sources.queries import UserQueries, read_queries
+from searchfit.significance import compare_by, holm
+from searchfit.sources.queries import UserQueries
 from searchfit.workspace import Workspace
 
 METRIC = "ndcg@10"
@@ -190,13 +190,7 @@ def compare_on(paths: Sequence[Path], folder: Path, split: str = "test") -> Boar
     Raises SettingsError for fewer than two workspaces, SourceError for questions without judgements or judged
     documents of which a workspace has none, WorkspaceError for a workspace that is not finished.
     """
-    asked = read_queries(QueriesSettings(file=str(folder), split=split))
-    judged = {id_ for id_, grades in asked.qrels.items() if any(grade > 0 for grade in grades.values())}
-    queries = [(id_, text) for id_, text in asked.queries if id_ in judged]
-    if not queries:
-        raise SourceError(
-            f"{folder} has no judged questions in split {split!r}.", "Judgements are in qrels/SPLIT.tsv."
-        )
+    asked, queries = judged_queries(folder, split)
     entries: list[_Entry] = []
     notes: list[str] = []
     places = _places(paths)
@@ -208,13 +202,13 @@ def compare_on(paths: Sequence[Path], folder: Path, split: str = "test") -> Boar
 
 
 def _put(
-    place: Workspace, asked: UserQueries, queries: Sequence[tuple[str, str]]
+    place: Workspace, asked: UserQueries, queries: Mapping[str, str]
 ) -> tuple[list[tuple[str, bool, Scores]], tuple[str, ...]]:
     """(engine, whether tuned, nDCG@10 by question) of the chosen engine, and of the untuned if another."""
     searcher = open_searcher(place.path)
-    ids = document_ids(searcher)
-    notes = missing(set(ids), asked.qrels, [id_ for id_, _ in queries])
-    ranked = dict(system_rankings(searcher, place, [text for _, text in queries]))
+    notes = missing(set(document_ids(searcher.corpus)), asked.qrels, list(queries))
+    corpus, rankings = steady_rankings(searcher, place, list(queries.values()), whiten=False)
+    ids, ranked = document_ids(corpus), dict(rankings)
     chosen = searcher.engine
     tuned = bool(chosen.query_tower)
     names = {chosen.name: next(name for name in ranked if name.startswith("chosen engine"))}
@@ -227,12 +221,10 @@ def _put(
     return found, notes
 
 
-def _ndcg(
-    rows: list[list[int]], ids: list[str], asked: UserQueries, queries: Sequence[tuple[str, str]]
-) -> Scores:
+def _ndcg(rows: list[list[int]], ids: list[str], asked: UserQueries, queries: Iterable[str]) -> Scores:
     scores = [
         score_ranking([ids[row] for row in found if row >= 0], asked.qrels[id_])[METRIC]
-        for found, (id_, _) in zip(rows, queries, strict=True)
+        for found, id_ in zip(rows, queries, strict=True)
     ]
     return np.array(scores, np.float64)
 
@@ -298,17 +290,7 @@ def _board(
 ) -> Board:
     """Test each entry against the first and sort."""
     first, others = entries[0], entries[1:]
-    options = settings.choose
-    tests = [
-        compare(
-            first.scores,
-            other.scores,
-            permutations=options.permutations,
-            samples=options.bootstrap,
-            seed=settings.seed,
-        )
-        for other in others
-    ]
+    tests = [compare_by(settings, first.scores, other.scores) for other in others]
     rows = [_row(first)]
     for other, test, p in zip(others, tests, holm([test.p for test in tests]), strict=True):
         told = test.to_dict()

@@ -15,7 +15,7 @@ from searchfit.compare import Question, Run
 from searchfit.config import Settings
 from searchfit.errors import SettingsError
 from searchfit.pipeline import Fit, Step
-from searchfit.significance import compare, holm
+from searchfit.significance import compare_by, holm
 from searchfit.workspace import FORMAT, Workspace, link_tree, write_json
 
 
@@ -123,16 +123,7 @@ def _winner(runs: list[Run], dev: list[Question], settings: Settings) -> tuple[R
         return first, f"There are no dev questions in common, so the first model, {first.model}, is served."
     before = first.scores(dev, tuned=True)
     options = settings.choose
-    found = [
-        compare(
-            before,
-            run.scores(dev, tuned=True),
-            permutations=options.permutations,
-            samples=options.bootstrap,
-            seed=settings.seed,
-        )
-        for run in others
-    ]
+    found = [compare_by(settings, before, run.scores(dev, tuned=True)) for run in others]
     corrected = holm([one.p for one in found])
     sure = [
         (one.gain, p, run)

@@ -12,8 +12,9 @@ from typing import Any
 from searchfit.errors import SourceError
 from searchfit.export import check_place, files_of, made_folder
 from searchfit.feedback import Said, query_id
+from searchfit.judged import document_ids, steady_rankings
 from searchfit.judgements import Record
-from searchfit.judging import Questions, judged_questions, steady_rankings
+from searchfit.judging import Questions, judged_questions
 from searchfit.metrics import Qrels, check_field, write_run
 from searchfit.records import METADATA_PREFIX, encoded_text
 from searchfit.saving import open_new, write_line
@@ -48,8 +49,7 @@ def export_runs(workspace: Path, folder: Path, asked: Questions) -> tuple[str, .
     searcher = open_searcher(workspace)
     texts = [text for _, text in asked.queries]
     corpus, rankings = steady_rankings(searcher, Workspace(workspace), texts)
-    batches = corpus.store.scan(["document_id"])
-    ids = [str(id_) for batch in batches for id_ in batch["document_id"].to_pylist()]
+    ids = document_ids(corpus)
     with made_folder(folder, {"format": "runs"}) as beside:
         for name, ranking in rankings:
             tag = re.sub(r"[^a-z0-9.]+", "-", name.partition(" (")[0].lower()).strip("-")

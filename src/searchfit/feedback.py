@@ -14,11 +14,11 @@ from typing import Any
 from searchfit.config import FeedbackSettings
 from searchfit.errors import SettingsError
 from searchfit.journal import Journal
-from searchfit.judgements import Judgement, Record, settled
+from searchfit.judgements import JUDGEMENTS, Judgement, Record, settled
 from searchfit.records import LabelledPair
-from searchfit.workspace import Workspace, digest
+from searchfit.workspace import digest
 
-JUDGEMENTS, CLICKS = "judgements.jsonl", "clicks.jsonl"
+CLICKS = "clicks.jsonl"
 MAX_QUERY_CHARS = 2000
 MAX_ID_CHARS = 1000
 MAX_RANK = 10_000
@@ -47,6 +47,11 @@ def judged(query: str, document_id: str, grade: int | None, judge: str = "reader
     return Judgement(query_id(query), query, document_id, grade, judge)
 
 
+def plain(query: str) -> str:
+    """A query as it is kept: one space between its words."""
+    return " ".join(query.split())
+
+
 def query_id(query: str) -> str:
     """The id of a query that was asked, told from its words."""
     return f"asked-{_hashed(query)[:16]}"
@@ -60,7 +65,6 @@ class Feedback:
     """
 
     def __init__(self, workspace: Path, clicks: bool = False) -> None:
-        Workspace(workspace).require()
         self._record = Record(workspace)
         self._clicks = _ClickLog(workspace)
         self.keeps_clicks = clicks
@@ -126,7 +130,7 @@ def overview(feedback: Feedback, settings: FeedbackSettings) -> list[Said]:
     """The feedback by query and document, of all documents, also those that are gone. Raises WorkspaceError
     for a damaged file."""
     graded = _by_words(settled(feedback.judgements()))
-    words = {_same(query): query for query in graded}
+    words = {_same(query) for query in graded}
     found = {}
     for one in clicked(feedback.clicks(), settings):
         label = 1.0 if one.counts and _same(one.query) not in words else None
@@ -146,7 +150,7 @@ def _is_rank(rank: Any) -> bool:
 
 def _checked(said: Judgement | Click) -> Judgement | Click:
     """The same with the white space of its query made plain."""
-    query = " ".join(said.query.split())
+    query = plain(said.query)
     for what, text, most in (
         ("query", query, MAX_QUERY_CHARS),
         ("document id", said.document_id, MAX_ID_CHARS),
@@ -236,10 +240,11 @@ def lessons(settings: FeedbackSettings, known: Container[str]) -> Lessons:
     answered = [query for query, own in grades.items() if any(own.values())]
     tests = sorted(answered, key=_hashed)[: settings.max_questions]
     enough = len(answered) >= settings.min_questions
-    train = [query for query in grades if query not in set(tests)]
+    kept_out = set(tests)
     taught = [
         LabelledPair(query, "", float(grade), (), query_id(query), document)
-        for query in train
+        for query in grades
+        if query not in kept_out
         for document, grade in grades[query].items()
     ]
     judged_words = {_same(query) for query in grades}
@@ -288,14 +293,14 @@ def _by_words(grades: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, in
     spelt: dict[str, str] = {}
     merged: dict[str, dict[str, int]] = {}
     for query, own in grades.items():
-        mine = merged.setdefault(spelt.setdefault(_same(query), " ".join(query.split())), {})
+        mine = merged.setdefault(spelt.setdefault(_same(query), plain(query)), {})
         for document, grade in own.items():
             mine[document] = min(grade, mine.get(document, grade))
     return merged
 
 
 def _same(query: str) -> str:
-    return " ".join(query.casefold().split())
+    return plain(query.casefold())
 
 
 def _hashed(query: str) -> str:

@@ -6,7 +6,7 @@ in different orders, give one ranking.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -54,6 +54,43 @@ class Corpus(Protocol):
 
     def blocks(self, rows: int) -> Iterator[Block]:
         """The blocks in row order, of about `rows` passages."""
+
+
+class SharedKeywords:
+    """The keyword leg of questions that are ranked several times, by other vectors of the same passages: what
+    it scores is kept, up to 32 million scores (256 MB), and beyond that scored again."""
+
+    def __init__(self, scores: Callable[[Sequence[str]], Any]) -> None:
+        self._scores = scores
+        self._kept: dict[tuple[str, ...], Any] = {}
+        self._room = _CHUNK_SCORES
+
+    def __call__(self, queries: Sequence[str]) -> Any:
+        """The scores, a sparse (len(queries), passages) matrix."""
+        found = self._kept.get(asked := tuple(queries))
+        if found is None:
+            found = self._scores(queries).tocsc()
+            if found.nnz <= self._room:
+                self._kept[asked] = found
+                self._room -= found.nnz
+        return found
+
+    def over(self, corpus: Corpus) -> Corpus:
+        """A corpus of these passages with this keyword leg."""
+        return _Shared(corpus, self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    corpus: Corpus
+    keyword_scores: SharedKeywords
+
+    @property
+    def count(self) -> int:
+        return self.corpus.count
+
+    def blocks(self, rows: int) -> Iterator[Block]:
+        return self.corpus.blocks(rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,14 +177,12 @@ def _change(path: Path, progress: Progress) -> Iterator[_Change]:
     workspace = Workspace(path)
     workspace.require()
     with workspace.lock():
-        served = workspace.served()
-        if served is None:
-            raise WorkspaceError(f"{path} has no finished search engine.", "Run searchfit fit to its end.")
+        index = workspace.served_index()
         scratch = workspace.partial("grow")
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         try:
-            change = _Change(Searcher(path / served["index"]), scratch, progress)
+            change = _Change(Searcher(index), scratch, progress)
             if url := kept(path):
                 command = shlex.join(["searchfit", "index", str(path)])
                 change.behind = f"search reads from {Address(url)}; what changed gets there with: {command}"

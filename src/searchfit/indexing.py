@@ -51,7 +51,7 @@ class Material:
 def write_segment(
     folder: Path, material: Material, info: Mapping[str, Any], progress: Callable[[str, int, int], None]
 ) -> None:
-    """Write a segment with its catalog. Raises what `stores.segment.build` raises."""
+    """Write a segment with its catalog. Raises what `stores.building.build` raises."""
     folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / "catalog.parquet", _catalog(material, document_columns(info)))
     rows = _passages(material, info["metadata"], progress)

@@ -13,14 +13,17 @@ import numpy as np
 from searchfit.config import QueriesSettings, Settings, load_settings
 from searchfit.encoders import load_encoder
 from searchfit.encoders.corpus import Encoding
-from searchfit.errors import SearchfitError, SourceError
-from searchfit.fusion import Corpus, Ranking, rank
+from searchfit.errors import SearchfitError, SourceError, WorkspaceError
+from searchfit.fusion import Ranking, SharedKeywords, rank
+from searchfit.keyword import KeywordIndex
 from searchfit.metrics import NAMES, check_metrics, means, score_ranking, write_run
 from searchfit.records import Engine
 from searchfit.rivals import DEPTH, Bench, label, read_rankings, training_vectors, whitened
 from searchfit.search import ArrayCorpus, Searcher, open_searcher
-from searchfit.significance import compare, holm
-from searchfit.sources.queries import read_queries
+from searchfit.significance import compare_by, holm
+from searchfit.sources.queries import UserQueries, read_queries
+from searchfit.stores.corpus import StoreCorpus
+from searchfit.stores.versions import stamp
 from searchfit.workspace import Workspace
 
 BASE = "untuned engine"
@@ -81,18 +84,10 @@ def evaluate_judged(
     workspace = Workspace(path)
     workspace.require()
     searcher = open_searcher(path)
-    asked = read_queries(QueriesSettings(file=str(folder), split=split))
-    queries = {
-        id_: text for id_, text in asked.queries if any(g > 0 for g in asked.qrels.get(id_, {}).values())
-    }
-    if not queries:
-        raise SourceError(
-            f"{folder} has no judged questions in split {split!r}.", "Judgements are in qrels/SPLIT.tsv."
-        )
-    ids = document_ids(searcher)
-    notes = list(missing(set(ids), asked.qrels, list(queries)))
+    asked, queries = judged_queries(folder, split)
+    notes = list(missing(set(document_ids(searcher.corpus)), asked.qrels, list(queries)))
     scores: dict[str, dict[str, dict[str, float]]] = {}
-    for name, rows, values in _ranked(searcher, workspace, queries, ids, beside, notes):
+    for name, rows, values in _ranked(searcher, workspace, queries, beside, notes):
         scores[name] = {
             id_: score_ranking(found, asked.qrels[id_], names)
             for id_, found in zip(queries, rows, strict=True)
@@ -109,21 +104,37 @@ def evaluate_judged(
     )
 
 
+def judged_queries(folder: Path, split: str) -> tuple[UserQueries, dict[str, str]]:
+    """What a BEIR folder asks, and those questions by id for which a document is judged relevant. Raises
+    SourceError where there is none."""
+    asked = read_queries(QueriesSettings(file=str(folder), split=split))
+    queries = {
+        id_: text for id_, text in asked.queries if any(g > 0 for g in asked.qrels.get(id_, {}).values())
+    }
+    if not queries:
+        raise SourceError(
+            f"{folder} has no judged questions in split {split!r}.", "Judgements are in qrels/SPLIT.tsv."
+        )
+    return asked, queries
+
+
 def _ranked(
     searcher: Searcher,
     workspace: Workspace,
     queries: Mapping[str, str],
-    ids: list[str],
     beside: Beside,
     notes: list[str],
 ) -> Iterator[tuple[str, list[list[str]], list[list[float]]]]:
     """(system, document ids by query, their scores); what people should know goes to `notes`."""
     texts = list(queries.values())
-    settings = load_settings(workspace.settings_file)
-    found = iter(system_rankings(searcher, workspace, texts, settings.evaluate.whiten))
-    if beside.models:
-        found = chain(found, _models(workspace, settings, beside.models, texts))
-    for name, ranking in found:
+    corpus, rankings = steady_rankings(searcher, workspace, texts)
+    ids = document_ids(corpus)  # of this version of the index, for documents may have come and gone
+    if stamp(searcher.folder) and (beside.models or searcher.engine.document_tower):
+        notes.append(
+            "The index has changed since the fit: systems with other vectors rank the fit's documents only."
+        )
+    others = ((name, in_index(corpus, one)) for name, one in _models(workspace, beside.models, texts))
+    for name, ranking in chain(rankings, others):
         rows = [[ids[row] for row in own if row >= 0] for own in ranking.rows.tolist()]
         yield name, rows, ranking.scores.tolist()
     known = {id_: number for number, id_ in enumerate(dict.fromkeys(ids))}
@@ -135,11 +146,18 @@ def _ranked(
 
 
 def _models(
-    workspace: Workspace, settings: Settings, models: Sequence[str], texts: Sequence[str]
+    workspace: Workspace, models: Sequence[str], texts: Sequence[str]
 ) -> Iterator[tuple[str, Ranking]]:
-    """Rankings by other models, one after another."""
+    """Rankings of the fit's passages by other models, one after another."""
+    if not models:
+        return
+    keyword = workspace.artefact("keyword")
     bench = Bench(
-        workspace.artefact("passages.parquet"), workspace.artefact("keyword"), workspace.cache, settings
+        workspace.artefact("passages.parquet"),
+        keyword,
+        SharedKeywords(KeywordIndex.load(keyword).scores),
+        workspace.cache,
+        load_settings(workspace.settings_file),
     )
     with workspace.lock():  # two that encode into one folder would spoil it
         for model in models:
@@ -150,15 +168,8 @@ def _compared(
     scores: Mapping[str, Mapping[str, Mapping[str, float]]], settings: Settings
 ) -> dict[str, dict[str, Any]]:
     by_system = {name: [row["ndcg@10"] for row in rows.values()] for name, rows in scores.items()}
-    options = settings.choose
     found = {
-        name: compare(
-            by_system[BASE],
-            values,
-            permutations=options.permutations,
-            samples=options.bootstrap,
-            seed=settings.seed,
-        )
+        name: compare_by(settings, by_system[BASE], values)
         for name, values in by_system.items()
         if name != BASE
     }
@@ -182,10 +193,13 @@ def system_rankings(
     the chosen engine, by their names; their rows are places in the index."""
     chosen = searcher.engine
     model = load_encoder(load_settings(workspace.settings_file).model)
-    # Where passages were tuned, the index holds their tuned vectors; the untuned ones are in the workspace.
-    plain: Corpus = searcher.corpus
+    corpus = searcher.corpus
+    served_corpus = SharedKeywords(corpus.keyword_scores).over(corpus)
+    plain = served_corpus
     if chosen.document_tower:
-        plain = ArrayCorpus.load(workspace.artefact("encoded"), workspace.artefact("keyword"))
+        # The index holds the tuned vectors of the passages; the untuned ones are in the workspace.
+        fitted = ArrayCorpus.load(workspace.artefact("encoded"), workspace.artefact("keyword"))
+        plain = SharedKeywords(fitted.keyword_scores).over(fitted)
     weight = Encoding.load(workspace.artefact("encoded")).dense_weight
     engine = replace(chosen, name="untuned engine", query_tower=0.0, document_tower=0.0, dense_weight=weight)
     untuned = {
@@ -203,23 +217,51 @@ def system_rankings(
     ranked = rank(list(untuned.values()), plain, vectors, texts, DEPTH)
     rankings = list(zip(untuned, ranked, strict=True))
     if whiten:
-        encoded = ArrayCorpus.load(workspace.artefact("encoded"), workspace.artefact("keyword"))
         learnt = training_vectors(workspace.artefact)
-        rankings += whitened(encoded, learnt, texts, vectors, engine.keyword_weight)
+        rankings += whitened(plain, learnt, texts, vectors, engine.keyword_weight)
+    if chosen.document_tower:
+        rankings = [(system, in_index(corpus, ranking)) for system, ranking in rankings]
     if chosen.query_tower:
         vectors = searcher.encoder.encode_queries(texts)
-    ranked = rank(list(served.values()), searcher.corpus, vectors, texts, DEPTH)
+    ranked = rank(list(served.values()), served_corpus, vectors, texts, DEPTH)
     rankings += zip(served, ranked, strict=True)
     if chosen.reranker:
         found = searcher.search_many(texts, DEPTH)
-        rows = np.where(found.rows >= 0, searcher.corpus.places(np.maximum(found.rows, 0)), -1)
-        rankings.append((name, Ranking(rows, found.scores)))
+        rankings.append((name, in_index(corpus, found)))
     return rankings
 
 
-def document_ids(searcher: Searcher) -> list[str]:
-    """The document id of every passage row."""
-    batches = searcher.corpus.store.scan(["document_id"])
+def steady_rankings(
+    searcher: Searcher, workspace: Workspace, texts: Sequence[str], whiten: bool = True
+) -> tuple[StoreCorpus, list[tuple[str, Ranking]]]:
+    """The version of the index that is served and the rankings of all systems by places in it; with `whiten`
+    those of whitened vectors are among them where the fit had them. Raises WorkspaceError when the index
+    changes again and again meanwhile, and for a workspace that has no more than its index."""
+    whiten = whiten and load_settings(workspace.settings_file).evaluate.whiten
+    for _ in range(5):
+        corpus = searcher.corpus
+        try:
+            rankings = system_rankings(searcher, workspace, texts, whiten)
+        except FileNotFoundError as error:
+            raise WorkspaceError(
+                f"the workspace has no {Path(error.filename or str(error)).name}, which its systems need.",
+                "Name the whole folder that searchfit fit made.",
+            ) from error
+        if searcher.corpus is corpus:
+            return corpus, rankings
+    raise WorkspaceError(f"the index of {workspace.path} is being changed.", "Try again when that has ended.")
+
+
+def in_index(corpus: StoreCorpus, ranking: Ranking) -> Ranking:
+    """A ranking of passages by their rows as one by their places in the index; -1 for those that were removed
+    from it since."""
+    there = np.isin(ranking.rows, corpus.store.rows)
+    return Ranking(np.where(there, corpus.places(ranking.rows), -1), ranking.scores)
+
+
+def document_ids(corpus: StoreCorpus) -> list[str]:
+    """The document id of every passage, by its place."""
+    batches = corpus.store.scan(["document_id"])
     return [str(id_) for batch in batches for id_ in batch["document_id"].to_pylist()]
 
 

@@ -16,6 +16,8 @@ from searchfit.errors import SettingsError
 from searchfit.journal import Journal
 from searchfit.workspace import Workspace
 
+JUDGEMENTS = "judgements.jsonl"
+
 GRADES = (0, 1, 2, 3)
 """Not relevant, relevant, highly relevant, perfect."""
 
@@ -43,7 +45,7 @@ class Record:
 
     def __init__(self, workspace: Path) -> None:
         Workspace(workspace).require()
-        self._journal = Journal(workspace / "judgements.jsonl")
+        self._journal = Journal(workspace / JUDGEMENTS)
 
     def add(self, judgement: Judgement) -> None:
         """Write a judgement to the disk. Raises SettingsError for a grade that is none, WorkspaceError when
@@ -107,7 +109,8 @@ def agreements(judgements: Sequence[Judgement]) -> list[Agreement]:
         shared = [key for key in mine if key in theirs]
         if shared:
             a, b = (np.array([side[key] for key in shared]) for side in (mine, theirs))
-            chance = float(np.abs(a[:, None] - b[None, :]).mean())
+            of_a, of_b = (np.bincount(side, minlength=len(GRADES)) / len(shared) for side in (a, b))
+            chance = float(of_a @ np.abs(np.subtract.outer(GRADES, GRADES)) @ of_b)
             kappa = 1 - float(np.abs(a - b).mean()) / chance if chance else None
             found.append(Agreement((one, other), len(shared), float((a == b).mean()), kappa))
     return found

@@ -18,14 +18,12 @@ import numpy as np
 
 from searchfit.config import load_settings
 from searchfit.errors import SourceError, WorkspaceError
-from searchfit.fusion import Ranking
-from searchfit.judged import system_rankings
+from searchfit.judged import steady_rankings
 from searchfit.judgements import Judgement, Record, settled
 from searchfit.screened import artefact
 from searchfit.search import Searcher, open_searcher
 from searchfit.snippets import merged_spans, stitched
 from searchfit.sources.queries import read_queries
-from searchfit.stores.corpus import StoreCorpus
 from searchfit.workspace import Workspace
 
 
@@ -110,10 +108,11 @@ class Pool:
         self.systems = tuple(systems)
 
     @classmethod
-    def of(cls, workspace: Path, asked: Questions, depth: int) -> Pool:
-        """The pool of a workspace's systems. Documents that come judged with the questions are left out;
-        questions of the same words are one. Raises WorkspaceError for an unfinished workspace."""
-        searcher = open_searcher(workspace)
+    def of(cls, workspace: Path, asked: Questions, depth: int, searcher: Searcher | None = None) -> Pool:
+        """The pool of a workspace's systems; `searcher` is its own, where it is open already. Documents that
+        come judged with the questions are left out; questions of the same words are one. Raises
+        WorkspaceError for an unfinished workspace."""
+        searcher = searcher or open_searcher(workspace)
         asked = asked.distinct()
         texts = [text for _, text in asked.queries]
         found: list[dict[int, int]] = [{} for _ in texts]
@@ -158,21 +157,6 @@ class Pool:
         terms = set(corpus.analyzer.terms(entry.query))
         marks = [(a, b) for term, a, b in corpus.analyzer.spans(text) if term in terms]
         return Page(passages[0]["title"], text, merged_spans(marks))
-
-
-def steady_rankings(
-    searcher: Searcher, workspace: Workspace, texts: Sequence[str], whiten: bool = True
-) -> tuple[StoreCorpus, list[tuple[str, Ranking]]]:
-    """The version of the index that is served and the rankings of all systems by places in it; with `whiten`
-    those of whitened vectors are among them where the fit had them. Raises WorkspaceError when the index
-    changes again and again meanwhile."""
-    whiten = whiten and load_settings(workspace.settings_file).evaluate.whiten
-    for _ in range(5):
-        corpus = searcher.corpus
-        rankings = system_rankings(searcher, workspace, texts, whiten)
-        if searcher.corpus is corpus:
-            return corpus, rankings
-    raise WorkspaceError(f"the index of {workspace.path} is being changed.", "Try again when that has ended.")
 
 
 class Session:

@@ -178,12 +178,12 @@ def _word() -> re.Pattern[str]:
 def _stemmer(language: str) -> Callable[[str], str]:
     if language == "none":
         return str
-    import snowballstemmer
+    import Stemmer
 
-    if language not in snowballstemmer.algorithms():
-        known = ", ".join(["none", *snowballstemmer.algorithms()])
+    if language not in Stemmer.algorithms():
+        known = ", ".join(["none", *sorted(Stemmer.algorithms())])
         raise SettingsError(f"keyword.language {language!r} is not known.", f"Use auto or one of: {known}.")
-    stem: Callable[[str], str] = snowballstemmer.stemmer(language).stemWord
+    stem: Callable[[str], str] = Stemmer.Stemmer(language).stemWord
     return stem
 
 

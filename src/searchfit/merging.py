@@ -55,7 +55,7 @@ def worth_merging(store: LanceStore) -> int:
 
 def merge(folder: Path, parts: Sequence[Segment], store: LanceStore, progress: Progress) -> None:
     """Write a segment of what lives of some segments, which follow one another. Rows and numbers of documents
-    stay. Raises what `stores.segment.build` raises."""
+    stay. Raises what `stores.building.build` raises."""
     old = LanceStore(parts, store.deleted)
     folder.mkdir(parents=True, exist_ok=True)
     catalogs = [segment_catalog(segment, store.deleted) for segment in parts]

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -206,14 +207,16 @@ class Fit:
         shutil.rmtree(partial, ignore_errors=True)
 
     def _header(self) -> dict[str, Any]:
-        packages = ("torch", "transformers", "sentence-transformers", "lancedb", "pyarrow", "numpy")
         return {
             "format": FORMAT,
-            "searchfit": version("searchfit"),
+            "searchfit": _version_of("searchfit"),
             "command": self.command,
             "seed": self.settings.seed,
             "settings_toml": to_toml(self.settings),
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+            "versions": {
+                "python": platform.python_version(),
+                **{name: _version_of(name) for name in _NAMED},
+            },
         }
 
     def _served(self) -> str:
@@ -247,6 +250,16 @@ def _story(manifest: Mapping[str, Any]) -> str:
     """A hash of what the report tells of the other stages."""
     stages = {name: entry for name, entry in manifest["stages"].items() if name != "report"}
     return hashlib.blake2b(json.dumps(stages, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+_NAMED = ("torch", "transformers", "sentence-transformers", "lancedb", "pyarrow", "numpy")
+"""The packages whose versions the manifest names."""
+
+
+@cache
+def _version_of(package: str) -> str:
+    """Of an installed package; read once, not after each stage."""
+    return version(package)
 
 
 def _reset_peak_memory() -> None:

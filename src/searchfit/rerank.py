@@ -18,7 +18,7 @@ import numpy as np
 
 from searchfit.config import RerankSettings
 from searchfit.encoders.cross import CrossEncoder, Precision, sigmoid
-from searchfit.fusion import Floats, Ranking, Rows
+from searchfit.fusion import DECIMALS, Floats, Ranking, Rows
 from searchfit.records import Engine
 from searchfit.workspace import write_bytes
 
@@ -27,7 +27,6 @@ FOLDER = "reranker"
 
 Texts = Callable[[Rows], list[str]]
 
-_DECIMALS = 1e6
 _LEAST_SPREAD = 0.01  # of first-stage scores: where they are all alike, the re-ranker still has a say
 _PART = 2048  # pairs read between two writes of what is known
 
@@ -159,7 +158,7 @@ def places(engine: Engine, first: Floats, raw: Floats) -> tuple[Floats, Rows]:
         spread = model.std()
         if spread > 0:
             z = (model - model.mean()) * (max(stage.std(), _LEAST_SPREAD) / spread)
-            stage = np.rint((stage + engine.rerank_weight * z) * _DECIMALS) / _DECIMALS
+            stage = np.rint((stage + engine.rerank_weight * z) * DECIMALS) / DECIMALS
         own_order = np.argsort(-stage, kind="stable")
         order[query, :head], scores[query, :head] = own_order, stage[own_order]
         tail = scores[query, head:]

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from searchfit.config import Settings
 from searchfit.encoders import load_encoder, model_digest
+from searchfit.encoders.corpus import encoded
 from searchfit.encoders.cross import CrossEncoder
 from searchfit.encoders.sentence import autocast, has_fast_bf16
 from searchfit.encoders.trained import Trained
@@ -27,7 +28,7 @@ from searchfit.records import Engine
 from searchfit.rerank import FOLDER, PairScores, Reranker, first_stage, rerank
 from searchfit.screened import artefact
 from searchfit.search import ArrayCorpus
-from searchfit.significance import Comparison, compare
+from searchfit.significance import Comparison, compare_by
 from searchfit.stages import Progress, silent
 from searchfit.teachers import PassageTexts
 from searchfit.training.loop import History, Loop, LoopOptions
@@ -195,15 +196,8 @@ class _Work:
             found[split] = questions.plain(), questions.reranked(pairs)
         means = {weight: float(scores.sum()) for weight, scores in found["dev"][1].items()}
         weight = max(means, key=lambda weight: means[weight])
-        options = self.settings.choose
         comparisons = {
-            split: compare(
-                plain,
-                reranked[weight],
-                permutations=options.permutations,
-                samples=options.bootstrap,
-                seed=self.settings.seed,
-            )
+            split: compare_by(self.settings, plain, reranked[weight])
             for split, (plain, reranked) in found.items()
         }
         systems = json.loads(self.files["evaluation/systems.json"].read_text(encoding="utf-8"))
@@ -225,8 +219,7 @@ class _Work:
         chosen = table.take(np.sort(np.random.default_rng(self.settings.seed).permutation(mine)[:most]))
         texts = chosen["text"].to_pylist()
         tower, plain = self.engine.document_tower, first_stage(self.engine)
-        encoded = self.files["encoded_tuned"] / f"{tower:g}" if tower else self.files["encoded"]
-        corpus = ArrayCorpus.load(encoded, self.files["keyword"])
+        corpus = ArrayCorpus.load(encoded(self.files, tower), self.files["keyword"])
         trained = Trained.load(self.files["models/trained"])
         encoder = trained.encoder(load_encoder(self.settings.model), plain.query_tower)
         width = max(10, self.engine.rerank_depth)

@@ -16,7 +16,7 @@ from searchfit.config import ModelSettings, Settings
 from searchfit.encoders import fingerprint, load_encoder
 from searchfit.encoders.corpus import encode_corpus
 from searchfit.errors import SettingsError, SourceError
-from searchfit.fusion import Block, Floats, Ranking, Vectors, rank
+from searchfit.fusion import Block, Corpus, Floats, Ranking, SharedKeywords, Vectors, rank
 from searchfit.metrics import check_metrics, read_run, trec_order
 from searchfit.records import Engine
 from searchfit.search import ArrayCorpus, untuned_engine
@@ -67,7 +67,7 @@ class WhitenedCorpus:
     """A corpus whose passages are whitened block by block, so that they need not lie in memory. It has no
     sentences."""
 
-    corpus: ArrayCorpus
+    corpus: Corpus
     whitening: Whitening
 
     @property
@@ -86,12 +86,13 @@ class WhitenedCorpus:
 
 
 def whitened(
-    corpus: ArrayCorpus, trained_on: Vectors, texts: Sequence[str], vectors: Vectors, weight: float
+    corpus: Corpus, trained_on: Vectors, texts: Sequence[str], vectors: Vectors, weight: float
 ) -> Iterator[tuple[str, Ranking]]:
     """Rankings of the questions (q), with vectors (q, d), over vectors whitened by the passages and by the
     training questions (n, d), alone and with keyword weight `weight`. No answer is looked at."""
     step = max(1, -(-corpus.count // _FITTED))
-    sample = np.asarray(corpus.passages[::step])
+    # Of a block only the passages that are of the sample are copied.
+    sample = np.concatenate([block.passages[-block.start % step :: step] for block in corpus.blocks(_BLOCK)])
     few = trained_on[: len(sample)]  # not more questions than passages
     whitening = Whitening.fit(np.concatenate([sample, few]) if len(few) else sample)
     engines = [
@@ -105,11 +106,12 @@ def whitened(
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What other models are compared on: the passages, the keyword index, where encodings are kept from run
-    to run, the settings (engine, model), and whom to tell of progress."""
+    """What other models are compared on: the passages, the keyword index and what it scored, where encodings
+    are kept from run to run, the settings (engine, model), and whom to tell of progress."""
 
     passages: Path
     keyword: Path
+    shared: SharedKeywords
     cache: Path
     settings: Settings
     told: Told | None = None
@@ -130,7 +132,8 @@ class Bench:
         dense = replace(engine, name=f"{label(name)} dense", units="passage", keyword_weight=0.0)
         vectors = encoder.encode_queries(texts)
         engines = [dense, engine]
-        for one, ranking in zip(engines, rank(engines, corpus, vectors, texts, DEPTH), strict=True):
+        ranked = rank(engines, self.shared.over(corpus), vectors, texts, DEPTH)
+        for one, ranking in zip(engines, ranked, strict=True):
             yield one.name, ranking
 
 

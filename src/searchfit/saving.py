@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, time
 from pathlib import Path
@@ -47,20 +48,21 @@ def save(stream: Stream, file: Path, force: bool = False) -> int:
             f"{file} ends in {file.suffix!r}, which says no format.",
             f"Expected one of {', '.join(_WRITERS)}.",
         )
-    check_free(file, force)
     beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
+        _check_free(file, force)
         count = writer(stream, beside)
         sync_file(beside)
         os.replace(beside, file)
     except OSError as error:
         raise SearchfitError(f"{file} cannot be written: {error.strerror or error}.") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # it has the file's name by now, or what failed is told
+            beside.unlink()
     return count
 
 
-def check_free(file: Path, force: bool) -> None:
+def _check_free(file: Path, force: bool) -> None:
     """Raise SettingsError for a folder, and for a file that is there unless `force` is given."""
     if file.is_dir():
         raise SettingsError(f"{file} is a folder, a file is expected.")

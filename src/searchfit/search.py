@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from searchfit import views
 from searchfit.config import EngineSettings, IndexSettings, ModelSettings
 from searchfit.encoders import load_encoder
 from searchfit.encoders.corpus import COSINE, Encoding
@@ -25,13 +24,15 @@ from searchfit.legs import Asked, KeywordLeg, rank_one
 from searchfit.records import Engine, Hit, encoded_text
 from searchfit.request import EVERY_STEP, Answer, Request, Switches, check_page
 from searchfit.rerank import PairScores, Reranker, rerank
-from searchfit.semantic import semantic_search
+from searchfit.semantic import semantic_search as exact_search
 from searchfit.snippets import make_snippet
 from searchfit.stores import Store
 from searchfit.stores.corpus import StoreCorpus
 from searchfit.stores.push import attached
 from searchfit.stores.versions import stamp
 from searchfit.views import View
+from searchfit.views import documents as view_documents
+from searchfit.views import passages as view_passages
 from searchfit.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -171,12 +172,12 @@ class Searcher:
     @property
     def documents(self) -> View:
         """The documents of the workspace as a table, additions and removals included; see views.documents."""
-        return views.documents(self.folder.parents[1])
+        return view_documents(self.folder.parents[1])
 
     @property
     def passages(self) -> View:
         """The passages of the workspace as a table, likewise; see views.passages."""
-        return views.passages(self.folder.parents[1])
+        return view_passages(self.folder.parents[1])
 
     @property
     def columns(self) -> dict[str, str]:
@@ -208,9 +209,7 @@ class Searcher:
         filter_ = parse(request.where, self.columns) if request.where else None
         engine = request.switches.applied(self.engine)
         if vector is None:
-            vector = (
-                self.encoder.encode_queries([query])[0] if engine.dense_weight else np.empty(0, np.float32)
-            )
+            vector = self._encoded(engine, [query])[0]
 
         def hits(corpus: StoreCorpus) -> Answer:
             asked = self._asked(corpus, vector, corpus.bm25.leg(query, filter_), filter_)
@@ -229,7 +228,7 @@ class Searcher:
     def search_many(self, queries: Sequence[str], k: int = 10, where: str | None = None) -> Ranking:
         """Rankings of documents for many queries, by passage rows, exact. Without a filter the index is read
         once for many of them. Ranks as `search` does."""
-        vectors = self.encoder.encode_queries(queries)
+        vectors = self._encoded(self.engine, queries)
         filter_ = parse(where, self.columns) if where else None
 
         def ranking(corpus: StoreCorpus) -> Ranking:
@@ -238,8 +237,7 @@ class Searcher:
                 found = self._one_by_one(corpus, queries, vectors, depth, filter_)
             else:
                 found = rank([self.engine], corpus, vectors, queries, depth)[0]
-                there = found.rows >= 0
-                found = Ranking(np.where(there, corpus.store.rows[found.rows * there], -1), found.scores)
+                found = Ranking(np.append(corpus.store.rows, -1)[found.rows], found.scores)
             if self.engine.reranker:
                 read = self._pairs(corpus)(queries, found.rows[:, : self.engine.rerank_depth])
                 found = rerank(self.engine, found, read)
@@ -267,22 +265,16 @@ class Searcher:
 
         return self._over(hits)
 
-    @staticmethod
-    def semantic_search(
-        query_embeddings: Vectors,
-        corpus_embeddings: Vectors,
-        k: int = 10,
-        query_chunk_size: int = 256,
-        corpus_chunk_size: int = 65_536,
-    ) -> Ranking:
-        """The k rows of highest dot product in (n, d) `corpus_embeddings` for each of (q, d)
-        `query_embeddings`, exact; at most query_chunk_size * corpus_chunk_size scores are held. See
-        semantic.semantic_search."""
-        return semantic_search(query_embeddings, corpus_embeddings, k, query_chunk_size, corpus_chunk_size)
+    semantic_search = staticmethod(exact_search)
 
     def document_ids(self, rows: Rows) -> list[str]:
         """The document ids of passage rows."""
         return self.corpus.store.document_ids(rows)
+
+    def _encoded(self, engine: Engine, queries: Sequence[str]) -> Vectors:
+        if not engine.dense_weight:  # no model needs to be loaded
+            return np.empty((len(queries), 0), np.float32)
+        return self.encoder.encode_queries(queries)
 
     def _over(self, work: Callable[[StoreCorpus], _T]) -> _T:
         """Do work over the newest version; again, should that be removed meanwhile by two newer ones."""
@@ -378,10 +370,4 @@ class Searcher:
 
 def open_searcher(workspace: Path) -> Searcher:
     """The engine that a workspace serves. Raises WorkspaceError when there is none yet."""
-    served = Workspace(workspace).served()
-    if served is None:
-        raise WorkspaceError(
-            f"{workspace} has no finished search engine.",
-            "Run searchfit fit to its end; the same command carries on where it stopped.",
-        )
-    return Searcher(workspace / served["index"], partial(attached, workspace))
+    return Searcher(Workspace(workspace).served_index(), partial(attached, workspace))

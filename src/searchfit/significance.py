@@ -15,6 +15,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from searchfit.config import Settings
+
 Floats = NDArray[np.float64]
 
 EXACT = 12
@@ -75,6 +77,11 @@ def compare(
         n=differences.size,
         detectable=detectable_gain(differences),
     )
+
+
+def compare_by(settings: Settings, a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> Comparison:
+    """`compare` with the permutations, the samples and the seed of the settings."""
+    return compare(a, b, settings.choose.permutations, settings.choose.bootstrap, settings.seed)
 
 
 def detectable_gain(differences: Sequence[float] | Floats, power: float = 0.8, alpha: float = 0.05) -> float:

@@ -211,6 +211,16 @@ class Workspace:
             raise WorkspaceError(f"{file} is damaged.", "Run the same fit again.") from error
         raise WorkspaceError(f"{file} is damaged.", "Run the same fit again.")
 
+    def served_index(self) -> Path:
+        """The folder of the index version that is served. Raises WorkspaceError where there is none yet."""
+        served = self.served()
+        if served is None:
+            raise WorkspaceError(
+                f"{self.path} has no finished search engine.",
+                "Run searchfit fit to its end; the same command carries on where it stopped.",
+            )
+        return self.artefact(served["index"])
+
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Replace the manifest atomically."""
         write_json(self.manifest_file, manifest)

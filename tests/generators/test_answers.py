@@ -101,12 +101,12 @@ def test_no_more_queries_than_were_asked_for() -> None:
     ],
 )
 def test_answers_without_queries_say_why(reply: str, says: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     answer = parse(reply, PROMPT)
     assert answer.queries == ()
     assert says in answer.fault
     assert len(answer.fault) < 200
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(

@@ -124,8 +124,8 @@ def test_what_may_pass_is_asked_again(serve: Callable[..., FaultyServer], kind: 
         ("400:too long", "HTTP 400): 'too long'", 1),
         ("413", "HTTP 413", 1),
         ("500", "HTTP 500", 3),
-        ("hang", "no answer within 0.2 seconds", 3),
-        ("drip", "no answer within 0.2 seconds", 3),
+        ("hang", "no answer within 0.5 seconds", 3),
+        ("drip", "no answer within 0.5 seconds", 3),
         ("reset", "the connection failed", 3),
         ("truncated", "cut off", 3),
         ("no-choices", "no choices", 3),
@@ -140,7 +140,7 @@ def test_a_poison_passage_is_set_aside_with_the_reason(
     serve: Callable[..., FaultyServer], kind: str, says: str, calls: int
 ) -> None:
     server = serve(lambda text, _call: kind if "number 1 " in text else "")
-    found = write(server.url, 4, openai__attempts=3, openai__timeout=0.2)
+    found = write(server.url, 4, openai__attempts=3, openai__timeout=0.5)
     assert says in found[1].fault
     assert found[1].queries == ()
     assert all(found[n].queries for n in (0, 2, 3))
@@ -433,19 +433,20 @@ def timed(share: float, count: int) -> tuple[float, dict[int, Written], dict[str
     return spent, found, calls
 
 
-def test_a_thousand_passages_with_a_third_of_all_calls_failing() -> None:
-    good_time, good_found, _ = timed(0.0, 1000)
+@pytest.mark.parametrize("count", [300, pytest.param(1000, marks=pytest.mark.slow)])
+def test_many_passages_with_a_third_of_all_calls_failing(count: int) -> None:
+    good_time, good_found, _ = timed(0.0, count)
     assert all(w.queries for w in good_found.values())
-    bad_time, found, calls = timed(0.3, 1000)
-    assert sorted(found) == list(range(1000))
+    bad_time, found, calls = timed(0.3, count)
+    assert sorted(found) == list(range(count))
     assert all(bool(w.queries) != bool(w.fault) for w in found.values())
     faults = [w.fault for w in found.values() if w.fault]
     # By design of the server: one of 14 kinds is for good, and the chance of five others in a row is 0.2%.
-    assert 5 <= len(faults) <= 60
+    assert 0.005 * count <= len(faults) <= 0.06 * count
     assert max(calls.values()) <= 5
-    assert sum(calls.values()) < 1600
+    assert sum(calls.values()) < 1.6 * count
     if bad_time >= 2 * good_time:  # once more: other work on the machine may have come in between
-        bad_time = min(bad_time, timed(0.3, 1000)[0])
+        bad_time = min(bad_time, timed(0.3, count)[0])
     figures = f"{good_time:.2f} s without faults, {bad_time:.2f} s with, {sum(calls.values())} calls"
     assert bad_time < 2 * good_time, figures
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from searchfit import markup
 from searchfit.metrics import NAMES
 from searchfit.significance import compare
 
-CHROMIUM = Path("/usr/bin/chromium")
 ATTACKS = (
     "</style></title></svg></data><script>window.hit = 1; alert(1)</script>",
     "<img src=http://127.0.0.1:9/x onerror='window.hit = 1'>",
@@ -234,20 +232,6 @@ def test_the_course_of_training_is_drawn() -> None:
 
 def test_where_nothing_was_trained_there_is_no_curve() -> None:
     assert "<h3>Training" not in render(evidence())
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM.is_file():
-        pytest.skip("there is no chromium here")
-    driver = pytest.importorskip("playwright.sync_api", reason="there is no playwright here")
-    quiet = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
-    with driver.sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=str(CHROMIUM), args=[*quiet, "--disable-sync", "--no-first-run"]
-        )
-        yield running
-        running.close()
 
 
 def test_in_a_browser_nothing_runs_loads_or_overflows(browser: Any, tmp_path: Path) -> None:

@@ -6,20 +6,15 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 from page_tools import whole
 from pipeline_tools import CUT, Corpus, fit
-from server_tools import Make
+from server_tools import Make, listening
 
-from searchfit.config import ServeSettings
 from searchfit.judgements import Record
-from searchfit.server.listening import listen, make_server
-from searchfit.server.state import State
 
-CHROMIUM = Path("/usr/bin/chromium")
 ATTACKS = (
     "</title></style></textarea><script>window.hit = 1; alert(1)</script>",
     "<img src=http://127.0.0.1:9/x onerror='window.hit = 1'>",
@@ -30,20 +25,6 @@ ATTACKS = (
 )
 
 RULES = Path(__file__).with_name("rules.js").read_text(encoding="utf-8").partition("\n")[2]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM.is_file():
-        pytest.skip("there is no chromium here")
-    driver = pytest.importorskip("playwright.sync_api", reason="there is no playwright here")
-    quiet = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
-    with driver.sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=str(CHROMIUM), args=[*quiet, "--disable-sync", "--no-first-run"]
-        )
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +56,8 @@ def address(
 ) -> Iterator[tuple[str, Path]]:
     """A real server on loopback with both workspaces: (its address, the friendly one's folder)."""
     place = whole(make_workspace(tmp_path_factory.mktemp("browsed") / "notes"), bench.folder)
-    with listen("127.0.0.1", 0) as socket:
-        state = State.open([place, attacked], ServeSettings())
-        server = make_server(state)
-        thread = Thread(target=server.run, kwargs={"sockets": [socket]})
-        thread.start()
-        yield f"http://127.0.0.1:{socket.getsockname()[1]}", place
-        server.should_exit = True
-        thread.join(30)
-        state.close()
+    with listening([place, attacked]) as (_, port):
+        yield f"http://127.0.0.1:{port}", place
 
 
 class Tab:

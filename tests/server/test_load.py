@@ -9,6 +9,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +74,11 @@ class Client:
     ],
 )
 def test_too_much_is_refused(client: TestClient, path: str, body: Any, status: int) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     answer = client.post(path, json=body)
     assert answer.status_code == status, answer.text[:300]
     assert len(answer.text) < 2000
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5  # of all threads; what is refused takes milliseconds
 
 
 def _send(port: int, data: bytes, seconds: float = 20) -> bytes:
@@ -98,11 +100,19 @@ def test_answers_do_not_wait_to_be_acknowledged() -> None:
 
 def test_slow_and_endless_clients_are_let_go(place: Path) -> None:
     head = b"POST /search HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-    with listening([place], ServeSettings(body_timeout=0.3, max_body=2048)) as (_, port):
-        assert _send(port, b"") == b""
-        assert _send(port, b"POST /search HT") == b""
-        assert b" 408 " in _send(port, head + b"Content-Length: 100\r\n\r\n{")
-        assert b" 408 " in _send(port, head + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n")
+    slow = (
+        b"",
+        b"POST /search HT",
+        b"Content-Length: 100\r\n\r\n{",
+        b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+    )
+    with (
+        listening([place], ServeSettings(body_timeout=1.5, max_body=2048)) as (_, port),
+        ThreadPoolExecutor(4) as threads,  # so that the limit, which the quick ones have too, may be long
+    ):
+        answers = list(threads.map(partial(_send, port), (*slow[:2], *(head + rest for rest in slow[2:]))))
+        assert answers[:2] == [b"", b""]
+        assert all(b" 408 " in answer for answer in answers[2:])
         chunks = b"400\r\n" + b"a" * 1024 + b"\r\n"
         assert b" 413 " in _send(port, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks * 3)
         assert b" 413 " in _send(port, head + b"Content-Length: 1000000000\r\n\r\n")
@@ -194,8 +204,9 @@ def _second(place: Path) -> str:
     return second
 
 
-def _swapped(place: Path, requests: int, swaps: int) -> None:
-    """Requests from four clients while the index is swapped: each answer is that of the version it names."""
+def _swapped(place: Path, requests: int, swaps: int) -> tuple[list[str], list[Any], str]:
+    """Requests from four clients while the index is swapped: the version that each answer names, the answers
+    that are not those of theirs, and what the server counted."""
     pointer = json.loads((place / "engine.json").read_text(encoding="utf-8"))
     indexes = [pointer["index"], _second(place)]
     expected = {}
@@ -240,19 +251,18 @@ def _swapped(place: Path, requests: int, swaps: int) -> None:
         threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
         [thread.start() for thread in (swapping, *threads)]
         [thread.join() for thread in (swapping, *threads)]
-        assert f'searchfit_swaps_total{{workspace="notes"}} {swaps}' in state.telemetry.text()
-    assert not wrong
+        return seen, wrong, state.telemetry.text()
+
+
+@pytest.mark.parametrize(("requests", "swaps"), [(60, 3), pytest.param(10_000, 20, marks=pytest.mark.slow)])
+def test_an_index_is_swapped_under_load(
+    make_workspace: Make, tmp_path: Path, requests: int, swaps: int
+) -> None:
+    seen, wrong, counted = _swapped(make_workspace(tmp_path / "notes", reranked=True), requests, swaps)
+    assert wrong == []
     assert len(seen) >= requests
     assert len(set(seen)) == 2
-
-
-def test_an_index_is_swapped_under_load(make_workspace: Make, tmp_path: Path) -> None:
-    _swapped(make_workspace(tmp_path / "notes", reranked=True), 60, 3)
-
-
-@pytest.mark.slow
-def test_ten_thousand_requests_over_twenty_swaps(make_workspace: Make, tmp_path: Path) -> None:
-    _swapped(make_workspace(tmp_path / "notes", reranked=True), 10_000, 20)
+    assert f'searchfit_swaps_total{{workspace="notes"}} {swaps}' in counted
 
 
 def test_work_begins_again_when_its_version_was_removed(make_workspace: Make, tmp_path: Path) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
+from unittest.mock import Mock
 from urllib.parse import parse_qsl, urlsplit
+from weakref import ref
 
 import pytest
 from page_tools import whole
@@ -15,19 +20,23 @@ from server_tools import Make
 from starlette.testclient import TestClient
 
 from searchfit.config import ServeSettings
-from searchfit.errors import FilterError
+from searchfit.errors import FilterError, SourceError, WorkspaceError
 from searchfit.feedback import Feedback
 from searchfit.judgements import Record
+from searchfit.judging import Pool
 from searchfit.records import Engine
 from searchfit.search import open_searcher
 from searchfit.server.app import create_app
 from searchfit.server.auth import Guard
+from searchfit.server.page import document
 from searchfit.server.page.address import Asked
-from searchfit.server.page.compare import Ranked, chosen, view
+from searchfit.server.page.compare import Ranked, chosen, compare, view
 from searchfit.server.page.facets import Facets
 from searchfit.server.page.html import marked
+from searchfit.server.page.judge import Desk, Judging
 from searchfit.server.page.login import local
 from searchfit.server.state import State
+from searchfit.workspace import Workspace
 
 TOKEN = "a-token-of-enough-length"
 HTML = {"accept": "text/html"}
@@ -141,6 +150,24 @@ def test_a_document_opens_at_its_passage(client: TestClient, corpus: list[Any], 
     assert " ".join(re.sub("<[^>]+>", "", prose[1]).split()) == " ".join(long.text.split())
 
 
+def test_a_long_document_is_read_to_its_end() -> None:
+    found = document.Opened(
+        "long", "", "".join(chr(97 + n // 1000 % 26) for n in range(500_000)), {}, (), (9, 10)
+    )
+    asked = Asked(query="x", first=20)  # from the third page of results
+    shown = "".join(document.view(asked, found, None))
+    assert 'href="/?q=x&amp;first=20"' in shown  # the way back
+    read = ""
+    for _ in range(3):
+        shown = "".join(document.view(asked, found, None, len(read)))
+        read += re.sub("<[^>]+>", "", shown[shown.index('<div class="prose">') :].partition("</div><p>")[0])
+        later = re.search(r'href="([^"]+)">Later text', shown)
+        if later:
+            assert f"&amp;first=20&amp;id=long&amp;at={len(read)}" in later[1]
+    assert later is None
+    assert read.removesuffix("</div></article>") == found.text
+
+
 def test_marks_are_judgements(client: TestClient, place: Path) -> None:
     form = {"q": "a rope on the ridge", "document": "mountain-4", "grade": "1", "back": "/"}
     done = client.post("/mark", data=form)
@@ -148,8 +175,9 @@ def test_marks_are_judgements(client: TestClient, place: Path) -> None:
     assert [(j.document_id, j.grade, j.judge) for j in Record(place).judgements()] == [
         ("mountain-4", 1, "me")
     ]
-    shown = client.get("/", params={"q": "a rope on the ridge"}).text
-    assert shown.count('aria-pressed="true"') == 1
+    for query in ("a rope on the ridge", " a rope  on the ridge "):
+        shown = client.get("/", params={"q": query}).text
+        assert shown.count('aria-pressed="true"') == 1
     client.post("/mark", data={**form, "grade": ""})
     assert Record(place).judgements() == []
     for wrong in ({"document": "no such"}, {"grade": "7"}, {"q": " "}):
@@ -171,9 +199,49 @@ def test_clicks_are_kept_where_asked_and_from_our_page(client: TestClient, place
     ]
 
 
+def test_a_click_that_cannot_be_kept_shows_the_document_all_the_same(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with mock.patch.object(Feedback, "add", side_effect=WorkspaceError("clicks.jsonl is full.")):
+        shown = client.get(
+            "/document?q=old+rope&id=mountain-4&rank=3", headers={"sec-fetch-site": "same-origin"}
+        )
+    assert shown.status_code == 200
+    assert "clicks.jsonl is full" in caplog.text
+
+
 def hidden(page: str) -> dict[str, str]:
     form = page[page.index('id="grades"') - 300 :]
     return dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)">', form))
+
+
+def test_the_number_of_questions_is_one_of_ours() -> None:
+    assert [Judging.read("a", count).questions for count in ("50", "7", "", "²", "000010" + "0" * 5000)] == [
+        50,
+        *[20] * 4,
+    ]
+
+
+def test_pools_take_no_lock_and_go_with_their_sessions(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searcher = open_searcher(place)
+    monkeypatch.setattr("searchfit.server.page.judge._pool", lambda *_: Pool(searcher, [], []))
+    with ThreadPoolExecutor(1) as threads:
+        desk = Desk(threads)
+
+        def pool(count: int) -> Pool:
+            desk.pool(place, searcher, "1", count)
+            threads.submit(int).result()  # what was begun before has ended
+            made = desk.pool(place, searcher, "1", count)
+            assert made is not None
+            return made
+
+        with desk._lock:  # somebody's judgement is being written
+            first = ref(pool(10))
+        assert desk.show(place, pool(10), "ann", False).total == 0
+        for count in range(20, 24):
+            pool(count)
+    gc.collect()
+    assert first() is None
 
 
 def test_the_pool_is_judged_one_by_one_and_resumed(client: TestClient, place: Path) -> None:
@@ -225,6 +293,12 @@ def test_compare_draws_the_changes(client: TestClient) -> None:
     assert "Nothing beat the untuned model" in "".join(view(Asked(), Engine("u"), [], [], {}))
 
 
+def test_a_folder_that_is_not_whole_is_told(make_workspace: Make, tmp_path: Path) -> None:
+    bare = make_workspace(tmp_path / "bare")
+    with pytest.raises(WorkspaceError, match=r"has no info\.json, which its systems need"):
+        compare(open_searcher(bare), Workspace(bare), "keel")
+
+
 def test_queries_with_their_reasons(client: TestClient, place: Path) -> None:
     import pyarrow.parquet as pq
 
@@ -251,6 +325,25 @@ def test_errors_are_pages(client: TestClient) -> None:
         assert page.status_code == status, path
         assert 'role="alert"' in page.text
         assert "Traceback" not in page.text
+
+
+def test_errors_have_the_status_that_the_api_gives_them(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for raised, status in ((SourceError("no rows."), 422), (WorkspaceError("it is damaged."), 503)):
+        monkeypatch.setattr("searchfit.server.page.queries.read", Mock(side_effect=raised))
+        assert client.get("/queries").status_code == status
+    assert [record.getMessage() for record in caplog.records if record.name == "searchfit.server"] == [
+        "WorkspaceError: it is damaged."
+    ]
+
+
+def test_no_link_leads_beyond_the_last_page_that_is_shown(place: Path) -> None:
+    state = State.open([place], ServeSettings(max_offset=10))
+    with TestClient(create_app(state)) as client:
+        turns = [client.get(f"/?q=rope&first={first}").text.count('rel="next"') for first in (0, 10, 20)]
+    state.close()
+    assert turns == [1, 0, 0]
 
 
 def test_pages_are_counted_by_their_routes(client: TestClient) -> None:

@@ -351,7 +351,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_parser_that_fails_in_any_way_costs_one_file(fake: Path) -> None:
     for name in ("a", "eat", "exit", "hang", "kill", "raise", "segv", "sleep", "z"):
         (fake / f"{name}.pptx").write_bytes(b"x")
-    good, bad = read(fake, parser="markitdown", timeout=1.0)
+    good, bad = read(fake, parser="markitdown", timeout=2.0)  # of which a busy machine needs part for "a"
     assert list(good) == ["a.pptx", "z.pptx"]
     row = good["a.pptx"]
     assert (row.values["title"], row.values["text"]) == ("Head", "Intro\n\n# Head\n\nfrom a.pptx")
@@ -359,11 +359,11 @@ def test_a_parser_that_fails_in_any_way_costs_one_file(fake: Path) -> None:
     assert bad == {
         "eat.pptx": "needs more memory than files.memory_mb",
         "exit.pptx": "the parser ended with status 3",
-        "hang.pptx": "takes longer than files.timeout (1 s)",
+        "hang.pptx": "takes longer than files.timeout (2 s)",
         "kill.pptx": "the parser was ended by SIGKILL",
         "raise.pptx": "cannot be parsed: KeyError: 'no such thing'",
         "segv.pptx": "the parser was ended by SIGSEGV",
-        "sleep.pptx": "takes longer than files.timeout (1 s)",
+        "sleep.pptx": "takes longer than files.timeout (2 s)",
     }
 
 

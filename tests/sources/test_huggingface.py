@@ -84,3 +84,10 @@ def test_a_name_that_is_not_in_the_cache_says_what_to_do() -> None:
     with pytest.raises(SourceError, match="hf:nobody/nothing cannot be opened") as caught:
         source("nobody/nothing")
     assert "name a folder" in caught.value.hint
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_broken_data_are_an_error_of_the_source(tmp_path: Path, streaming: bool) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": broken\n', "utf-8")
+    with pytest.raises(SourceError, match="cannot be opened"):
+        source(tmp_path, streaming=streaming)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from made_files import pdf
 from typer.testing import CliRunner
@@ -28,7 +30,7 @@ def test_pages_and_headings_are_shown_filtered_on_and_kept_up_to_date(
     tmp_path: Path, small_settings: Any, corpus: list[Any]
 ) -> None:
     from searchfit.cli import app
-    from searchfit.growth import add, optimize, update
+    from searchfit.growth import add, left_behind, optimize, remove, update
     from searchfit.pipeline import Fit
     from searchfit.search import open_searcher
     from searchfit.workspace import Workspace
@@ -82,3 +84,27 @@ def test_pages_and_headings_are_shown_filtered_on_and_kept_up_to_date(
     optimize(place)
     assert found("gnu grunts")[0] == ("gnu", None, None)
     assert ("animals.pdf", 4, None) in found("tapir", "page = 4")
+
+    # What a new fit would undo is kept with its pages, and comes back with them.
+    index = Workspace(place).served()["index"]  # type: ignore[index]
+    (note_,) = (line for line in left_behind(Workspace(place), index) if "to have them back: " in line)
+    remove(place, ["animals.pdf", "gnu"])
+    assert not found("tapir", "page = 4")
+    back = shlex.split(note_.rpartition("to have them back: ")[2])
+    done_ = CliRunner().invoke(app, [*back[1:], "--json"], catch_exceptions=False)
+    told = json.loads(done_.stdout)
+    assert (told["added"], told["notes"]) == (2, [])
+    assert ("animals.pdf", 4, None) in found("tapir", "page = 4")
+    assert found("gnu grunts")[0] == ("gnu", None, None)
+
+
+def test_marks_are_those_of_the_text_alone(tmp_path: Path) -> None:
+    from searchfit.config import Settings, SourceSettings
+    from searchfit.stages import Tools, ingest
+
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a.md").write_text("# One\n\nfirst\n\n# Two\n\nsecond", "utf-8")
+    for columns, names in (((), True), (("title", "text"), False)):
+        settings = Settings(source=SourceSettings(source=str(tmp_path / "files"), text=columns))
+        ingest.run(settings, {}, Tools(tmp_path))
+        assert ("marks" in pq.read_schema(tmp_path / "documents.parquet").names) is names

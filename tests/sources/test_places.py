@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from uuid import uuid4
 
 import pyarrow as pa
@@ -24,6 +25,7 @@ from searchfit.errors import MissingExtraError, SourceError
 from searchfit.sources import BadRow, Row, Source, open_source
 from searchfit.sources.files import TOO_LONG
 from searchfit.sources.pairs import read_pairs
+from searchfit.sources.places import Place
 from searchfit.sources.queries import read_queries
 
 CSV = b"id,text\n1,one\n2,two\n"
@@ -93,6 +95,24 @@ def test_several_files_are_read_as_one(tmp_path: Path) -> None:
     assert "3 files are read as one" in whole.notes
     assert texts(source(tmp_path / "*.csv")) == ["one", "two", "three"]
     assert len(whole.fingerprint()["files"]) == 3
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sub").mkdir()
+    for file in (tmp_path / "a.csv", tmp_path / "sub" / "b.csv"):
+        file.write_bytes(CSV)
+    scan = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if os.path.basename(path) == "sub":
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(SourceError, match="sub may not be read: permission denied"):
+        source(tmp_path)
 
 
 def test_files_with_other_columns_or_of_several_kinds_are_refused(tmp_path: Path) -> None:
@@ -174,6 +194,23 @@ def test_a_scheme_without_its_library_names_the_extra(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(MissingExtraError, match=r"searchfit\[cloud\]"):
         source("gs://bucket/a.csv")
+
+
+def test_what_a_store_cannot_do_is_an_error_of_the_source_and_a_bug_is_not() -> None:
+    exceptions = pytest.importorskip("botocore.exceptions", reason="s3fs is not installed")
+    remote = mock.Mock()
+    remote.unstrip_protocol = "s3://{}".format
+    place = Place("bucket/a.csv", remote)
+    for fault in (exceptions.NoCredentialsError(), OSError("no route"), ValueError("no such key")):
+        remote.info.side_effect = remote.open.side_effect = fault
+        for ask in (place.mark, place.seekable):
+            with pytest.raises(SourceError, match=r"s3://bucket/a\.csv cannot be read"):
+                ask()
+    for bug in (TypeError("x"), KeyError("x"), AttributeError("x")):
+        remote.info.side_effect = remote.open.side_effect = bug
+        for ask in (place.mark, place.seekable):
+            with pytest.raises(type(bug)):
+                ask()
 
 
 @pytest.fixture(scope="module")

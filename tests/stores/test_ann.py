@@ -80,3 +80,14 @@ def test_vectors_of_an_odd_length_are_searched_too(tmp_path: Path) -> None:
     store, vectors, questions = made(tmp_path, 13)
     rows, _ = store.nearest(questions[0], "vector", 3)
     assert rows[0] == np.argmax(vectors @ questions[0])
+
+
+def test_an_index_that_does_not_find_enough_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ann, "_tune", lambda *_: None)
+    store, vectors, questions = made(tmp_path)
+    assert store.segments[0].ann is None
+    assert not (tmp_path / "vectors.lance").exists()
+    rows, _ = store.nearest(questions[0], "vector", 3)
+    assert rows[0] == np.argmax(vectors @ questions[0])

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from searchfit.errors import SearchfitError, WorkspaceError
 from searchfit.filters import Compare, Either, Every, Filter, Member, Missing, Not, matches, parse
-from searchfit.stores import open_store
-from searchfit.stores.lancedb import LanceStore, build
+from searchfit.stores.building import build
+from searchfit.stores.lancedb import LanceStore
 
 SIZE = 8
 ROWS = 60
@@ -372,12 +372,12 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         build(tmp_path, broken(), [], {})
 
 
-def test_a_build_replaces_an_unfinished_one_and_opens_by_the_front_door(tmp_path: Path) -> None:
+def test_a_build_replaces_an_unfinished_one(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "v é"
     for count in (3, 2):
         table = passages(np.ones((count, SIZE)), [np.ones((1, SIZE))] * count)
         build(folder, table.to_batches(), postings(count), {"model": "m", "metadata": []})
-    store = open_store(folder)
+    store = LanceStore(folder)
     assert (store.count(), store.info) == (2, {"model": "m", "metadata": []})
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from stores.worlds import World
 from searchfit.errors import SettingsError, StoreError, WorkspaceError
 from searchfit.filters import parse
 from searchfit.stores.address import Address
+from searchfit.stores.fields import dump, load
 from searchfit.stores.lancedb import LanceStore
 from searchfit.stores.push import attached, connect, kept, open_remote, push, remember, withdraw
 
@@ -235,6 +237,22 @@ def test_pinecone_faults_are_ridden_out(pinecone: StandIn, local: LanceStore) ->
     store.close()
 
 
+@pytest.mark.usefixtures("pinecone")
+def test_pinecone_shows_what_another_search_replaces_meanwhile(local: LanceStore) -> None:
+    push("pinecone://docs", local)
+    store: Any = open_remote("pinecone://docs", local)
+    rows, _ = store.nearest(np.ones(8, np.float32), "vector", 3)
+
+    class Replaced(dict[int, Any]):
+        def __contains__(self, row: object) -> bool:
+            store._seen = {}
+            return super().__contains__(row)
+
+    store._seen = Replaced(store._seen)
+    assert store.fetch(rows) == local.fetch(rows)
+    store.close()
+
+
 def test_pinecone_leaves_long_texts_here(pinecone: StandIn, tmp_path: Path) -> None:
     world = World(4, size=8)
     world.texts[1] = "long " * 9000
@@ -271,6 +289,14 @@ def test_an_embedded_store_serves_one_process(memory_folder: Path, local: LanceS
         open_remote(url, local)
     held.close()
     open_remote(url, local).close()
+
+
+def test_moments_of_another_class_come_back_as_moments() -> None:
+    class Moment(datetime):
+        pass
+
+    fields = {"seen": [Moment(2024, 12, 31, 23, 59)]}
+    assert load(dump(fields)) == fields
 
 
 def test_a_server_that_is_not_there(local: LanceStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ from stores.postgres import Postgres
 from stores.test_lancedb import FILTERS, SIZE, TYPES, described, passages, unit
 
 from searchfit.filters import Filter, matches
-from searchfit.stores.lancedb import LanceStore, build
+from searchfit.stores.building import build
+from searchfit.stores.lancedb import LanceStore
 from searchfit.stores.push import open_remote, push
 from searchfit.stores.remote import RemoteStore
 

@@ -14,7 +14,8 @@ import pyarrow as pa
 from searchfit.filters import matches, parse
 from searchfit.keyword import Analyzer, KeywordIndex
 from searchfit.records import encoded_text
-from searchfit.stores.lancedb import LanceStore, build
+from searchfit.stores.building import build
+from searchfit.stores.lancedb import LanceStore
 
 KINDS = {
     "price": "float",

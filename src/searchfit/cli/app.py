@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 
 _FIRST = (
     *("fit", "search", "status", "serve", "check", "evaluate", "compare", "judge", "feedback"),
-    *("ingest", "documents", "passages", "generate", "queries"),
+    *("ingest", "documents", "passages", "generate", "queries", "train"),
 )
 """The commands that help lists first, in this order."""
+
+_CONTROL = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
 
 
 class _Commands(TyperGroup):
@@ -77,6 +80,17 @@ def console(stderr: bool = True) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, soft_wrap=True)
+
+
+def say(line: str, stderr: bool = True) -> None:
+    """Print a line for people, as it is."""
+    console(stderr).print(line, highlight=False, markup=False)
+
+
+def one_line(text: str, most: int | None = None) -> str:
+    """A text, or its beginning of `most` characters, on one line whatever stands in it."""
+    shown = text if most is None or len(text) <= most else f"{text[: most - 3]}..."
+    return _CONTROL.sub(" ", shown).strip()
 
 
 @contextmanager

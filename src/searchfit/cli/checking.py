@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from searchfit.cli.app import AsJson, app, console, progress_bar
-from searchfit.cli.fitting import Config, Ident, Sets, Sql, TableName, Text, Title, Updated, Where, sql_values
+from searchfit.cli.app import AsJson, app, console, one_line, progress_bar, say
+from searchfit.cli.options import Config, Documents, Pairs, Questions, Reading, Sets, given, grouped
 from searchfit.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -25,26 +24,13 @@ _SHOWN = 160
 
 
 @app.command()
+@grouped
 def check(
-    source: Annotated[
-        str,
-        Argument(
-            metavar="[SOURCE]",
-            help="file, folder or glob of documents (PDF, DOCX, HTML, text, e-mail) or tables, URL, "
-            "database, hf:NAME or pydoc:NAME,NAME; left out, the texts of --pairs",
-        ),
-    ] = "",
-    text: Text = None,
-    id_: Ident = "",
-    title: Title = "",
-    sql: Sql = "",
-    table: TableName = "",
-    where: Where = "",
-    updated_column: Updated = "",
-    queries: Annotated[str, Option(help="your own questions: .txt, .csv, .jsonl or a BEIR folder")] = "",
-    pairs: Annotated[
-        str, Option(help="labelled pairs to train on: a table, a folder of them or of BEIR")
-    ] = "",
+    source: Documents = "",
+    *,
+    reading: Reading,
+    queries: Questions = "",
+    pairs: Pairs = "",
     model: Annotated[str, Option(help='"minilm", a model folder or a hub id')] = "",
     config: Config = None,
     set_: Sets = None,
@@ -55,16 +41,12 @@ def check(
     from searchfit.preflight import check as look
 
     named = {
-        "source.source": source or ("pairs:" if pairs else ""),
-        "source.text": tuple(text or ()),
-        "source.id": id_,
-        "source.title": title,
-        **sql_values(sql, table, where, updated_column),
+        **reading.values(source or ("pairs:" if pairs else "")),
         "queries.file": queries,
         "pairs.file": pairs,
         "model.name": model,
     }
-    settings = load_settings(config, set_ or (), {key: value for key, value in named.items() if value})
+    settings = load_settings(config, set_ or (), given(named))
     with progress_bar() as progress:
         found = look(settings, progress)
     if as_json:
@@ -77,33 +59,33 @@ def _show_check(found: Check) -> None:
     screen = console(stderr=False)
     corpus, near = found.corpus, found.near
 
-    def say(head: str, said: str) -> None:
-        screen.print(f"{head:12}{said}", highlight=False, markup=False)
+    def tell(head: str, said: str) -> None:
+        say(f"{head:12}{said}", stderr=False)
 
-    say("documents", f"{corpus.documents:,} of {corpus.characters:,} characters")
+    tell("documents", f"{corpus.documents:,} of {corpus.characters:,} characters")
     for reason, count in corpus.left_out.items():
-        say("", f"left out {count:,}: {reason}")
-    say("lengths", ", ".join(f"{name} {chars:,}" for name, chars in corpus.chars.items()) + " characters")
-    say("duplicates", f"{corpus.same_text:,} with the text of an earlier one")
-    say("", f"{near.near_duplicates:,} of {near.documents:,} with a passage nearly the same as another's")
-    say("languages", ", ".join(f"{name} {share:.0%}" for name, share in corpus.languages.items()))
-    say("window", f"{corpus.window} tokens; longer: {_percent(corpus.beyond_window)} of the documents,")
-    say("", f"{_percent(near.beyond_window)} of the {near.passages:,} passages that they are cut into")
+        tell("", f"left out {count:,}: {reason}")
+    tell("lengths", ", ".join(f"{name} {chars:,}" for name, chars in corpus.chars.items()) + " characters")
+    tell("duplicates", f"{corpus.same_text:,} with the text of an earlier one")
+    tell("", f"{near.near_duplicates:,} of {near.documents:,} with a passage nearly the same as another's")
+    tell("languages", ", ".join(f"{name} {share:.0%}" for name, share in corpus.languages.items()))
+    tell("window", f"{corpus.window} tokens; longer: {_percent(corpus.beyond_window)} of the documents,")
+    tell("", f"{_percent(near.beyond_window)} of the {near.passages:,} passages that they are cut into")
     if found.headroom:
-        say("untuned", f"on {found.headroom.questions} generated questions, best: {found.headroom.best}")
+        tell("untuned", f"on {found.headroom.questions} generated questions, best: {found.headroom.best}")
         screen.print(_systems(found.headroom.systems))
-        say("", "Generated questions copy words from their documents and flatter keyword search.")
-    say("tuning", f"{found.verdict.tuning} to pay" if found.verdict.tuning != "open" else "may pay or not")
+        tell("", "Generated questions copy words from their documents and flatter keyword search.")
+    tell("tuning", f"{found.verdict.tuning} to pay" if found.verdict.tuning != "open" else "may pay or not")
     for reason in found.verdict.reasons:
-        say("", reason)
+        tell("", reason)
     costs = [cost for cost in found.forecast.stages if cost.seconds >= 0.5]
-    say("fit", f"about {_duration(found.forecast.seconds)}, {found.forecast.memory_mb:,} MB of memory,")
-    say("", f"{found.forecast.disk_mb:,} MB on disk; by stage:")
+    tell("fit", f"about {_duration(found.forecast.seconds)}, {found.forecast.memory_mb:,} MB of memory,")
+    tell("", f"{found.forecast.disk_mb:,} MB on disk; by stage:")
     for cost in costs:
-        say("", f"{cost.stage:10}{cost.seconds:9,.0f} s {cost.memory_mb:8,} MB")
+        tell("", f"{cost.stage:10}{cost.seconds:9,.0f} s {cost.memory_mb:8,} MB")
     for note in found.notes:
-        say("note", note)
-    say("", f"(this check took {_duration(found.seconds)})")
+        tell("note", note)
+    tell("", f"(this check took {_duration(found.seconds)})")
 
 
 def _percent(share: float) -> str:
@@ -170,14 +152,11 @@ def similar(
 
 
 def _pair(pair: Pair) -> str:
-    shown = (f"   {id_}: {_line(text)}" for id_, text in ((pair.id_a, pair.text_a), (pair.id_b, pair.text_b)))
+    shown = (
+        f"   {id_}: {one_line(text, _SHOWN)}"
+        for id_, text in ((pair.id_a, pair.text_a), (pair.id_b, pair.text_b))
+    )
     return "\n".join([f"{pair.score:.4f}", *shown])
-
-
-def _line(text: str) -> str:
-    """The beginning of a text on one line, whatever stands in it."""
-    line = re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text[: 2 * _SHOWN]).strip()
-    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
 
 
 @app.command()
@@ -222,4 +201,4 @@ def _show_board(board: Board) -> None:
         table.add_row(*(cells(row)[place] for place in shown))
     console(stderr=False).print(table)
     for line in (board.legend, *board.notes):
-        console().print(line, highlight=False, markup=False)
+        say(line)

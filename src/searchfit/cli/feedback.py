@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections import Counter
 from dataclasses import asdict
@@ -12,13 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Option
 
-from searchfit.cli.app import AsJson, WorkspacePath, app
+from searchfit.cli.app import AsJson, WorkspacePath, app, one_line
 from searchfit.errors import SettingsError
 
 if TYPE_CHECKING:
     from searchfit.feedback import Feedback, Said
-
-_CONTROL = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
 
 
 @app.command()
@@ -71,19 +68,13 @@ def _counts(kept: Feedback) -> dict[str, Any]:
 
 
 def _show(counts: dict[str, Any], rows: list[Said], limit: int) -> None:
-    by = ", ".join(f"{count} by {_line(judge, 30)}" for judge, count in counts["judges"].items())
+    by = ", ".join(f"{count} by {one_line(judge, 30)}" for judge, count in counts["judges"].items())
     print(f"{counts['judgements']} judgements{f' ({by})' if by else ''}, {counts['clicks']} clicks")
     if rows:
         print(f"{'grade':>5} {'clicks':>6} {'weight':>7}  {'document':18}  query")
     for row in rows[: limit or None]:
         grade = "-" if row.grade is None else str(row.grade)
-        document, query = _line(row.document_id, 18), _line(row.query, 38)
+        document, query = one_line(row.document_id, 18), one_line(row.query, 38)
         print(f"{grade:>5} {row.clicks:6} {row.weight:7.1f}  {document:18}  {query}")
     if limit and len(rows) > limit:
         print(f"the first {limit} of {len(rows)}; all with --limit 0", file=sys.stderr)
-
-
-def _line(text: str, most: int) -> str:
-    """The beginning of a text on one line, whatever stands in it."""
-    line = _CONTROL.sub(" ", text)
-    return line if len(line) <= most else f"{line[: most - 3]}..."

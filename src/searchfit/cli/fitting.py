@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from searchfit.cli.app import AsJson, WorkspacePath, app, command_line, console, progress_bar
+from searchfit.cli.app import AsJson, WorkspacePath, app, command_line, console, progress_bar, say
+from searchfit.cli.options import (
+    Config,
+    Documents,
+    Pairs,
+    Questions,
+    Reading,
+    Sets,
+    Writing,
+    given,
+    grouped,
+)
 
 if TYPE_CHECKING:
     from searchfit.config import Settings
@@ -18,28 +29,8 @@ if TYPE_CHECKING:
 
 
 Output = Annotated[Path, Option("--output", "-o", metavar="WORKSPACE", help="folder to make or carry on")]
-Text = Annotated[list[str] | None, Option(help="column of the text; may be repeated")]
-Ident = Annotated[str, Option("--id", help="column of the document id")]
-Title = Annotated[str, Option(help="column of the title")]
-Sql = Annotated[str, Option("--sql", metavar="SELECT", help="of a database: the statement to read by")]
-TableName = Annotated[str, Option(metavar="NAME", help="of a database: the table or view to read")]
-Where = Annotated[str, Option(metavar="CONDITION", help="which rows of --table, as SQL")]
-Updated = Annotated[
-    str, Option("--updated-column", help="of a database: tells when a row changed; `add` reads only those")
-]
-Generators = Annotated[
-    str,
-    Option(help="who writes the queries: phrases, t5[:MODEL], chat:MODEL, openai:MODEL; several with commas"),
-]
-BaseUrl = Annotated[str, Option(help="server of openai:MODEL, for example http://127.0.0.1:11434/v1")]
-MaxQueries = Annotated[
-    int, Option(min=0, help="write about this many queries at most; 0: as generate.max_queries says")
-]
-MaxCost = Annotated[float, Option(min=0, help="stop writing queries before this much is spent; 0: no limit")]
-Config = Annotated[Path | None, Option(help="settings as TOML")]
-Sets = Annotated[
-    list[str] | None,
-    Option("--set", metavar="KEY=VALUE", help="any setting of `searchfit settings`, section.key=value"),
+Again = Annotated[
+    str, Argument(metavar="[SOURCE]", help="as for fit; left out, WORKSPACE's own source and settings hold")
 ]
 Force = Annotated[list[str] | None, Option(metavar="STAGE", help="run this stage again")]
 Feedback = Annotated[
@@ -52,34 +43,18 @@ Model = Annotated[
 
 
 @app.command()
+@grouped
 def fit(
     output: Output,
-    source: Annotated[
-        str,
-        Argument(
-            metavar="[SOURCE]",
-            help="file, folder or glob of documents (PDF, DOCX, HTML, text, e-mail) or tables, URL, "
-            "database, hf:NAME or pydoc:NAME,NAME; left out, the texts of --pairs",
-        ),
-    ] = "",
-    text: Text = None,
-    id_: Ident = "",
-    title: Title = "",
-    sql: Sql = "",
-    table: TableName = "",
-    where: Where = "",
-    updated_column: Updated = "",
-    queries: Annotated[str, Option(help="your own questions: .txt, .csv, .jsonl or a BEIR folder")] = "",
-    pairs: Annotated[
-        str, Option(help="labelled pairs to train on: a table, a folder of them or of BEIR")
-    ] = "",
+    source: Documents = "",
+    *,
+    reading: Reading,
+    queries: Questions = "",
+    pairs: Pairs = "",
     feedback: Feedback = False,
     model: Model = None,
     reranker: Annotated[str, Option(help="cross-encoder, a folder or a hub id, that competes")] = "",
-    generator: Generators = "",
-    base_url: BaseUrl = "",
-    max_queries: MaxQueries = 0,
-    max_cost: MaxCost = 0,
+    writing: Writing,
     config: Config = None,
     set_: Sets = None,
     force: Force = None,
@@ -89,20 +64,13 @@ def fit(
 ) -> None:
     """Fit a search engine to documents. Reads them, writes questions, tunes, proves, and leaves an engine."""
     named = {
-        "source.source": source or ("pairs:" if pairs else ""),
-        "source.text": tuple(text or ()),
-        "source.id": id_,
-        "source.title": title,
-        **sql_values(sql, table, where, updated_column),
+        **reading.values(source or ("pairs:" if pairs else "")),
         "queries.file": queries,
         "pairs.file": pairs,
         "feedback.workspace": str(output.resolve()) if feedback else "",
         "model.name": model[0] if model else "",
         "rerank.model": reranker,
-        "generate.generator": generator,
-        "openai.base_url": base_url,
-        "generate.max_queries": max_queries,
-        "generate.max_cost": max_cost,
+        **writing.values(),
     }
     settings = settings_of(None, config, set_, named)
     run = Run(force, until, dry_run, as_json)
@@ -115,9 +83,7 @@ def fit(
 @app.command()
 def train(
     workspace: WorkspacePath,
-    pairs: Annotated[
-        str, Option(help="labelled pairs to train on: a table, a folder of them or of BEIR")
-    ] = "",
+    pairs: Pairs = "",
     feedback: Feedback = False,
     config: Config = None,
     set_: Sets = None,
@@ -132,19 +98,12 @@ def train(
 
 
 @app.command()
+@grouped
 def ingest(
     output: Output,
-    source: Annotated[
-        str,
-        Argument(metavar="[SOURCE]", help="as for fit; left out, WORKSPACE's own source and settings hold"),
-    ] = "",
-    text: Text = None,
-    id_: Ident = "",
-    title: Title = "",
-    sql: Sql = "",
-    table: TableName = "",
-    where: Where = "",
-    updated_column: Updated = "",
+    source: Again = "",
+    *,
+    reading: Reading,
     config: Config = None,
     set_: Sets = None,
     force: Force = None,
@@ -153,35 +112,18 @@ def ingest(
 ) -> None:
     """Only read documents and cut them into passages. `searchfit documents` and `searchfit passages` show
     them; the same fit goes on from there."""
-    named = {
-        "source.source": source,
-        "source.text": tuple(text or ()),
-        "source.id": id_,
-        "source.title": title,
-        **sql_values(sql, table, where, updated_column),
-    }
-    settings = settings_of(None if source else output, config, set_, named)
+    settings = settings_of(None if source else output, config, set_, reading.values(source))
     _work(output, settings, Run(force, "split", dry_run, as_json))
 
 
 @app.command()
+@grouped
 def generate(
     output: Output,
-    source: Annotated[
-        str,
-        Argument(metavar="[SOURCE]", help="as for fit; left out, WORKSPACE's own source and settings hold"),
-    ] = "",
-    text: Text = None,
-    id_: Ident = "",
-    title: Title = "",
-    sql: Sql = "",
-    table: TableName = "",
-    where: Where = "",
-    updated_column: Updated = "",
-    generator: Generators = "",
-    base_url: BaseUrl = "",
-    max_queries: MaxQueries = 0,
-    max_cost: MaxCost = 0,
+    source: Again = "",
+    *,
+    reading: Reading,
+    writing: Writing,
     config: Config = None,
     set_: Sets = None,
     force: Force = None,
@@ -189,29 +131,9 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Only write questions and screen them. `searchfit queries` and `searchfit export` show them."""
-    named = {
-        "source.source": source,
-        "source.text": tuple(text or ()),
-        "source.id": id_,
-        "source.title": title,
-        **sql_values(sql, table, where, updated_column),
-        "generate.generator": generator,
-        "openai.base_url": base_url,
-        "generate.max_queries": max_queries,
-        "generate.max_cost": max_cost,
-    }
+    named = {**reading.values(source), **writing.values()}
     settings = settings_of(None if source else output, config, set_, named)
     _work(output, settings, Run(force, "screen", dry_run, as_json))
-
-
-def sql_values(query: str, table: str, where: str, updated_column: str) -> dict[str, str]:
-    """The options of a database as settings."""
-    return {
-        "sql.query": query,
-        "sql.table": table,
-        "sql.where": where,
-        "sql.updated_column": updated_column,
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +158,7 @@ def settings_of(
         place = Workspace(workspace)
         place.require()
         base = load_settings(place.settings_file)
-    return load_settings(config, sets or (), {key: value for key, value in named.items() if value}, base)
+    return load_settings(config, sets or (), given(named), base)
 
 
 def _work(output: Path, settings: Settings, run: Run) -> None:
@@ -265,7 +187,7 @@ def _compare(output: Path, settings: Settings, models: tuple[str, ...], run: Run
         before, steps = "", []
         for model, step in contest.plan() if run.dry_run else contest.run():
             if model != before:
-                console().print(f"model {model}", highlight=False, markup=False)
+                say(f"model {model}")
             before = model
             steps.append({"model": model, "stage": step.stage, "why": step.why, "seconds": step.seconds})
             _said(step, run.dry_run)
@@ -288,36 +210,30 @@ def show_leaderboard(root: Workspace) -> None:
         table.add_row(row["model"], row["engine"], *figures, "yes" if row["wins"] else "")
     console(stderr=False).print(table)
     said = f"nDCG@10, {board['compared']}, on {board['questions']['kind']} questions. {board['reason']}"
-    console().print(said, highlight=False, markup=False)
+    say(said)
 
 
 def _said(step: Step, dry_run: bool) -> Step:
-    screen = console()
     if dry_run:
-        screen.print(
-            f"{step.stage:9}", f"would run: {step.why}" if step.why else "up to date", highlight=False
-        )
+        say(f"{step.stage:9} " + (f"would run: {step.why}" if step.why else "up to date"))
     elif step.result is not None:
         figures = ", ".join(f"{name} {value}" for name, value in step.result.counts.items())
-        screen.print(f"{step.stage:9} {step.seconds:6.1f} s  {figures}", highlight=False, markup=False)
+        say(f"{step.stage:9} {step.seconds:6.1f} s  {figures}")
         for note in step.result.notes:
-            screen.print(f"{'':9} {note}", highlight=False, markup=False)
+            say(f"{'':9} {note}")
         for drop in step.result.drops:
             sample = f", for example {drop.samples[0]!r:.80}" if drop.samples else ""
-            screen.print(
-                f"{'':9} left out {drop.count}: {drop.reason}{sample}", highlight=False, markup=False
-            )
+            say(f"{'':9} left out {drop.count}: {drop.reason}{sample}")
     return step
 
 
 def _close(path: Path, steps: list[Step], until: str) -> None:
-    screen = console()
     if not any(step.why for step in steps):
-        screen.print(f"{path}: nothing to do, everything is up to date.", highlight=False, markup=False)
+        say(f"{path}: nothing to do, everything is up to date.")
     if until == "report":
-        screen.print(f"report: {path / 'report.html'}", highlight=False, markup=False)
-        screen.print(f'next:   searchfit search {path} "your question"', highlight=False, markup=False)
+        say(f"report: {path / 'report.html'}")
+        say(f'next:   searchfit search {path} "your question"')
     if until == "split":
-        screen.print(f"next:   searchfit passages {path}", highlight=False, markup=False)
+        say(f"next:   searchfit passages {path}")
     if until == "screen":
-        screen.print(f"next:   searchfit queries {path}", highlight=False, markup=False)
+        say(f"next:   searchfit queries {path}")

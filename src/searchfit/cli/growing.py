@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from searchfit.cli.app import AsJson, WorkspacePath, app, console, progress_bar
-from searchfit.cli.fitting import Ident, Sets, Sql, TableName, Text, Title, Updated, Where, sql_values
+from searchfit.cli.app import AsJson, WorkspacePath, app, progress_bar, say
+from searchfit.cli.options import Reading, Sets, given, grouped
 
 if TYPE_CHECKING:
     from searchfit.config import Settings
@@ -19,59 +19,37 @@ Documents = Annotated[str, Argument(metavar="SOURCE", help="documents, tables or
 
 
 @app.command()
+@grouped
 def add(
     workspace: WorkspacePath,
     source: Documents,
-    text: Text = None,
-    id_: Ident = "",
-    title: Title = "",
-    sql: Sql = "",
-    table: TableName = "",
-    where: Where = "",
-    updated_column: Updated = "",
+    *,
+    reading: Reading,
     set_: Sets = None,
     as_json: AsJson = False,
 ) -> None:
     """Add documents to a fitted workspace. Those whose id is there already are replaced if they changed."""
     from searchfit import growth
 
-    values: dict[str, Any] = {
-        "source.source": source,
-        "source.text": tuple(text or ()),
-        "source.id": id_,
-        "source.title": title,
-        **sql_values(sql, table, where, updated_column),
-    }
-    settings = _settings(workspace, values, set_)
+    settings = _settings(workspace, reading.values(source), set_)
     with progress_bar() as progress:
         _tell(growth.add(workspace, settings, progress), as_json)
 
 
 @app.command()
+@grouped
 def update(
     workspace: WorkspacePath,
     source: Documents,
-    text: Text = None,
-    id_: Ident = "",
-    title: Title = "",
-    sql: Sql = "",
-    table: TableName = "",
-    where: Where = "",
-    updated_column: Updated = "",
+    *,
+    reading: Reading,
     set_: Sets = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the index equal to a source. Adds what is new, replaces what changed, removes what is gone."""
     from searchfit import growth
 
-    values: dict[str, Any] = {
-        "source.source": source,
-        "source.text": tuple(text or ()),
-        "source.id": id_,
-        "source.title": title,
-        **sql_values(sql, table, where, updated_column),
-    }
-    settings = _settings(workspace, values, set_)
+    settings = _settings(workspace, reading.values(source), set_)
     with progress_bar() as progress:
         _tell(growth.update(workspace, settings, progress), as_json)
 
@@ -102,20 +80,18 @@ def optimize(workspace: WorkspacePath, as_json: AsJson = False) -> None:
 def _settings(workspace: Path, values: dict[str, Any], sets: list[str] | None) -> Settings:
     from searchfit.growth import source_settings
 
-    return source_settings(workspace, {key: value for key, value in values.items() if value}, sets or ())
+    return source_settings(workspace, given(values), sets or ())
 
 
 def _tell(growth: Growth, as_json: bool) -> None:
     if as_json:
         print(json.dumps(growth.to_dict(), ensure_ascii=False))
         return
-    screen = console()
     for note in (*growth.notes, *(f"not there: {id_}" for id_ in growth.missing)):
-        screen.print(note, highlight=False, markup=False)
-    console(stderr=False).print(
+        say(note)
+    say(
         f"{growth.added} added, {growth.changed} changed, {growth.removed} removed, "
         f"{growth.unchanged} unchanged; {growth.encoded} passages encoded, "
         f"{growth.reused} kept their vectors; version {growth.generation} has {growth.passages} passages",
-        highlight=False,
-        markup=False,
+        stderr=False,
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer import Option
 
-from searchfit.cli.app import AsJson, WorkspacePath, app, console
+from searchfit.cli.app import AsJson, WorkspacePath, app, console, say
 from searchfit.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _session(
     seed = load_settings(Workspace(workspace).settings_file).seed
     kind = "generated questions" if asked.generated else "questions"
     done, total = (session := Session(pool, record, judge_, seed)).progress
-    _say(
+    say(
         f"{len(asked.queries)} {kind}, the best {depth} of {len(pool.systems)} systems: {total} documents to"
         f" judge, {done} of them judged by {judge_}."
     )
@@ -102,7 +102,7 @@ def _session(
 def _first(asked: Questions, limit: int) -> Questions:
     if not limit or len(asked.queries) <= limit:
         return asked
-    _say(f"the first {limit} of {len(asked.queries)} questions; all with --limit 0")
+    say(f"the first {limit} of {len(asked.queries)} questions; all with --limit 0")
     return replace(asked, queries=asked.queries[:limit])
 
 
@@ -110,7 +110,7 @@ def _judge(session: Session, pool: Pool) -> None:
     """Show what is to be judged and do what the keys say, to the end of either."""
     keys = _keys()
     if (entry := session.current) is not None:
-        _say(HELP)
+        say(HELP)
         _show(session, pool, entry)
     while (entry := session.current) is not None:
         key = next(keys, "q")
@@ -122,9 +122,9 @@ def _judge(session: Session, pool: Pool) -> None:
             session.skip()
         elif key == "u":
             if not session.undo():
-                _say("nothing to take back")
+                say("nothing to take back")
         elif key != "m":
-            _say(HELP)
+            say(HELP)
             continue
         if session.current is not None:
             _show(session, pool, session.current, whole=key == "m")
@@ -163,7 +163,7 @@ def _show(session: Session, pool: Pool, entry: Entry, whole: bool = False) -> No
         shown.stylize("bold cyan", start, end)
     screen.print(shown)
     if len(page.text) > _SHOWN_CHARS:
-        _say(f"... and {len(page.text) - _SHOWN_CHARS} characters more")
+        say(f"... and {len(page.text) - _SHOWN_CHARS} characters more")
 
 
 def _clean(text: str) -> str:
@@ -193,7 +193,3 @@ def _tell(session: Session, pool: Pool, record: Record, as_json: bool) -> None:
         kappa = "not defined: one grade only" if each.kappa is None else f"{each.kappa:.2f}"
         names = " and ".join(each.judges)
         print(f"{names}: {each.both} in common, {each.equal:.0%} equal, kappa {kappa}")
-
-
-def _say(text: str) -> None:
-    console().print(text, highlight=False, markup=False)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from itertools import islice
 from typing import Annotated, Any
 
 from typer import Option
 
-from searchfit.cli.app import AsJson, WorkspacePath, app
-
-_CONTROL = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
+from searchfit.cli.app import AsJson, WorkspacePath, app, one_line
 
 
 @app.command()
@@ -45,5 +42,5 @@ def _line(record: dict[str, Any]) -> str:
     """One line, whatever stands in the texts."""
     verdict = f"dropped: {record['reason']}" if record["reason"] else "kept"
     cells = (record["passage_id"], record["style"], record["generator"], verdict, record["text"])
-    passage, style, generator, said, text = (_CONTROL.sub(" ", str(cell)) for cell in cells)
+    passage, style, generator, said, text = (one_line(str(cell)) for cell in cells)
     return f"{passage:24}  {style:12}  {generator:10}  {said:40}  {text}"

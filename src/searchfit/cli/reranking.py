@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from searchfit.cli.app import AsJson, WorkspacePath, app, console, progress_bar
-from searchfit.cli.fitting import Config, Sets, settings_of
+from searchfit.cli.app import AsJson, WorkspacePath, app, progress_bar, say
+from searchfit.cli.fitting import settings_of
+from searchfit.cli.options import Config, Sets
 
 if TYPE_CHECKING:
     from searchfit.reranking import RerankerResult
@@ -39,15 +40,10 @@ def train_reranker(
     if as_json:
         print(json.dumps(result.to_dict(), ensure_ascii=False))
         return
-    _say(workspace, result)
+    _tell(workspace, result)
 
 
-def _say(workspace: Path, result: RerankerResult) -> None:
-    screen = console()
-
-    def say(line: str) -> None:
-        screen.print(line, highlight=False, markup=False)
-
+def _tell(workspace: Path, result: RerankerResult) -> None:
     say(f"{result.queries} queries, {result.steps} steps, the best weights after step {result.best_step}")
     for split, found in result.comparisons.items():
         if math.isnan(found.mean_a):

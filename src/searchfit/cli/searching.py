@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from searchfit.cli.app import AsJson, WorkspacePath, app, console
+from searchfit.cli.app import AsJson, WorkspacePath, app, console, say
 from searchfit.cli.fitting import show_leaderboard
 from searchfit.errors import SearchfitError, SettingsError
 
@@ -49,11 +49,16 @@ def search(
 
     if bool(queries) != (run is not None) or bool(queries) == bool(query):
         raise SettingsError("expected a question, or a file of questions with --queries and --run.")
+    switches = Switches(dense=dense, keyword=keyword, rerank=rerank, explain=explain)
+    if run is not None and (passages or offset or as_json or switches != Switches()):
+        raise SettingsError(
+            "--queries and --run write the rankings of documents as the engine gives them.",
+            "Of the other options only -k and --where go with them.",
+        )
     searcher = open_searcher(workspace)
     if run is not None:
         _batch(searcher, (queries, run), k, where)
         return
-    switches = Switches(dense=dense, keyword=keyword, rerank=rerank, explain=explain)
     hits = searcher.search(query, k, where, passages, offset, switches)
     if as_json:
         print(json.dumps([hit.to_dict() for hit in hits], ensure_ascii=False, default=str))
@@ -80,7 +85,7 @@ def _batch(searcher: Searcher, files: tuple[str, Path], k: int, where: str | Non
         write_run(files[1], "searchfit", rankings)
     except OSError as error:
         raise SearchfitError(f"the run {files[1]} cannot be written: {error.strerror}.") from error
-    console().print(f"{len(asked)} questions answered in {files[1]}", highlight=False, markup=False)
+    say(f"{len(asked)} questions answered in {files[1]}")
 
 
 def _place(metadata: Mapping[str, Any]) -> str:
@@ -109,7 +114,7 @@ def _print_hit(hit: Hit, explain: bool) -> None:
     screen.print(Text("   ") + Text(" ").join(line.split()))
     if explain:
         scores = ", ".join(f"{name} {value:g}" for name, value in hit.scores.items())
-        screen.print(f"   {scores}", highlight=False, markup=False)
+        say(f"   {scores}", stderr=False)
 
 
 @app.command()
@@ -127,33 +132,29 @@ def status(workspace: WorkspacePath, as_json: AsJson = False) -> None:
         return
     if board.exists():
         show_leaderboard(place)
-    screen = console(stderr=False)
     for name, entry in manifest["stages"].items():
         figures = ", ".join(f"{key} {value}" for key, value in entry["counts"].items())
-        screen.print(
+        say(
             f"{name:9} {entry['seconds']:7.1f} s {entry['peak_memory_mb']:6} MB  {figures}",
-            highlight=False,
-            markup=False,
+            stderr=False,
         )
     served = place.served()
-    screen.print(
+    say(
         f"serves    {served['engine']['name']} from {served['index']}"
         if served
         else "not finished: run the same fit again to carry on",
-        highlight=False,
-        markup=False,
+        stderr=False,
     )
     if found := _store(place):
         error = found["store_error"]
         told = f"search cannot read from there: {error}" if error else "search reads from there"
-        screen.print(f"store     {found['store']}: {told}", highlight=False, markup=False)
+        say(f"store     {found['store']}: {told}", stderr=False)
     for index in _index(place).values():
-        screen.print(
+        say(
             f"index     version {index['generation']} in {index['segments']} segments: {index['passages']} "
             f"passages; since the fit {index['added']} added, {index['removed']} removed, "
             f"{index['share']:.1%} changed" + ("; a new fit would pay" if index["refit"] else ""),
-            highlight=False,
-            markup=False,
+            stderr=False,
         )
 
 
@@ -233,4 +234,4 @@ def evaluate(
     screen = console(stderr=False)
     screen.print(table)
     for note in (*outcome.notes, outcome.said()):
-        console().print(note, highlight=False, markup=False)
+        say(note)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from searchfit.cli.app import app
+from searchfit.cli.options import given
 
 if TYPE_CHECKING:
     from searchfit.server.auth import Guard
@@ -39,7 +40,7 @@ def serve(
     from searchfit.server.state import State
 
     named = {"writable": writable, "cors": tuple(cors or ()), "clicks": clicks, "log_queries": log_queries}
-    settings = serve_settings(set_ or (), {key: value for key, value in named.items() if value})
+    settings = serve_settings(set_ or (), given(named))
     guard = _guard(host, token_file, settings.cors)
     _log_to_stderr()
     with listen(host, port) as socket:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from typer import Option
 
-from searchfit.cli.app import AsJson, WorkspacePath, app, console, progress_bar
+from searchfit.cli.app import AsJson, WorkspacePath, app, progress_bar, say
 
 Address = Annotated[
     str | None,
@@ -52,4 +52,4 @@ def index(
         print(json.dumps(asdict(pushed)))
         return
     figures = f"{pushed.sent} passages sent, {pushed.deleted} deleted, {pushed.kept} were there"
-    console().print(f"{pushed.store}: {figures}", highlight=False, markup=False)
+    say(f"{pushed.store}: {figures}")

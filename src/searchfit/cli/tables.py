@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from dataclasses import dataclass
 from itertools import islice
@@ -12,41 +11,45 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from searchfit.cli.app import AsJson, WorkspacePath, app, console
+from searchfit.cli.app import AsJson, WorkspacePath, app, console, one_line
+from searchfit.cli.options import grouped
 
 if TYPE_CHECKING:
     from searchfit.views import View
 
-_CONTROL = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
 _SHOWN = 20
 _LINE = 200
 """How many rows are listed unless --limit says else, and characters of a text that are listed."""
 
-Where = Annotated[str, Option(help='filter, for example "price < 300000 and rooms >= 3"')]
-Contains = Annotated[str, Option(metavar="TEXT", help="only those with this in title or text")]
-Limit = Annotated[
-    int | None, Option(min=0, help=f"how many; 0: all; left out, {_SHOWN} are listed and all are written")
-]
-Target = Annotated[
-    Path | None, Option("--output", "-o", metavar="FILE", help="write them: .csv, .jsonl or .parquet")
-]
-Replace = Annotated[bool, Option("--force", help="replace FILE where it is there")]
-Raw = Annotated[
-    bool, Option("--raw", help="in CSV, no apostrophe before text that a spreadsheet takes for a formula")
-]
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Which rows are wanted, and where they go: into a file, or to stdout as JSON or as a list."""
+
+    where: Annotated[str, Option(help='filter, for example "price < 300000 and rooms >= 3"')] = ""
+    contains: Annotated[str, Option(metavar="TEXT", help="only those with this in title or text")] = ""
+    limit: Annotated[
+        int | None,
+        Option(min=0, help=f"how many; 0: all; left out, {_SHOWN} are listed and all are written"),
+    ] = None
+    output: Annotated[
+        Path | None, Option("--output", "-o", metavar="FILE", help="write them: .csv, .jsonl or .parquet")
+    ] = None
+    force: Annotated[bool, Option("--force", help="replace FILE where it is there")] = False
+    raw: Annotated[
+        bool,
+        Option("--raw", help="in CSV, no apostrophe before text that a spreadsheet takes for a formula"),
+    ] = False
+    as_json: AsJson = False
 
 
 @app.command()
+@grouped
 def documents(
     workspace: WorkspacePath,
     id_: Annotated[list[str] | None, Option("--id", help="only this document; may be repeated")] = None,
-    where: Where = "",
-    contains: Contains = "",
-    limit: Limit = None,
-    output: Target = None,
-    force: Replace = False,
-    raw: Raw = False,
-    as_json: AsJson = False,
+    *,
+    rows: Rows,
 ) -> None:
     """List or write the documents of a workspace. What was read, with additions and without removals.
 
@@ -54,23 +57,19 @@ def documents(
     """
     from searchfit import views
 
-    chosen = views.documents(workspace).select(where, contains, id_ or ())
-    _show(chosen, limit, Way(output, force, raw, as_json))
+    chosen = views.documents(workspace).select(rows.where, rows.contains, id_ or ())
+    _show(chosen, rows)
 
 
 @app.command()
+@grouped
 def passages(
     workspace: WorkspacePath,
     document: Annotated[
         list[str] | None, Option(metavar="ID", help="only of this document; may be repeated")
     ] = None,
-    where: Where = "",
-    contains: Contains = "",
-    limit: Limit = None,
-    output: Target = None,
-    force: Replace = False,
-    raw: Raw = False,
-    as_json: AsJson = False,
+    *,
+    rows: Rows,
 ) -> None:
     """List or write the passages of a workspace. The pieces of its documents that are searched.
 
@@ -78,37 +77,27 @@ def passages(
     """
     from searchfit import views
 
-    chosen = views.passages(workspace).select(where, contains, document or ())
-    _show(chosen, limit, Way(output, force, raw, as_json))
+    chosen = views.passages(workspace).select(rows.where, rows.contains, document or ())
+    _show(chosen, rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
-    """Where rows go: into a file, or to stdout as JSON or as a list."""
-
-    output: Path | None
-    force: bool
-    raw: bool
-    as_json: bool
-
-
-def _show(view: View, limit: int | None, way: Way) -> None:
+def _show(view: View, wanted: Rows) -> None:
     if view.note:
         print(view.note, file=sys.stderr)
-    if way.output:
-        count = view.first(limit or 0).save(way.output, way.force, not way.raw)
-        if way.as_json:
-            print(json.dumps({"rows": count, "file": str(way.output)}, ensure_ascii=False))
+    if wanted.output:
+        count = view.first(wanted.limit or 0).save(wanted.output, wanted.force, not wanted.raw)
+        if wanted.as_json:
+            print(json.dumps({"rows": count, "file": str(wanted.output)}, ensure_ascii=False))
         else:
-            print(f"{count} rows: {way.output}", file=sys.stderr)
+            print(f"{count} rows: {wanted.output}", file=sys.stderr)
         return
-    wanted = _SHOWN if limit is None else limit
+    limit = _SHOWN if wanted.limit is None else wanted.limit
     rows = iter(view)
-    shown = _print(islice(rows, wanted or None), list(view.schema.names), way.as_json)
+    shown = _print(islice(rows, limit or None), list(view.schema.names), wanted.as_json)
     if not shown:
         print("there is none", file=sys.stderr)
-    elif wanted and next(rows, None) is not None:
-        print(f"the first {wanted}; all with --limit 0", file=sys.stderr)
+    elif limit and next(rows, None) is not None:
+        print(f"the first {limit}; all with --limit 0", file=sys.stderr)
 
 
 def _print(rows: Any, names: list[str], as_json: bool) -> int:
@@ -143,5 +132,4 @@ def _json(row: dict[str, Any]) -> str:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     """Id, title and the beginning of the text, each on one line whatever stands in it."""
-    text = row["text"] if len(row["text"]) <= _LINE else f"{row['text'][:_LINE]}..."
-    return [_CONTROL.sub(" ", cell).strip() for cell in (row["id"], row["title"], text)]
+    return [one_line(row["id"]), one_line(row["title"]), one_line(row["text"], _LINE)]

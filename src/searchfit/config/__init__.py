@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from searchfit.config.base import Section
+from searchfit.config.base import Section, checked
 from searchfit.config.reading import (
     CleanSettings,
     DatasetSettings,
@@ -155,12 +155,7 @@ def load_settings(
         _assign(tree, key.strip(), toml_or_text(value.strip()))
     for key, value in (values or {}).items():
         _assign(tree, key, value)
-    try:
-        return Settings.model_validate(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"setting {key}: {first['msg']}, got {first['input']!r}.") from error
+    return checked(Settings, tree)
 
 
 def _merge(tree: dict[str, Any], new: Mapping[str, Any], prefix: str) -> None:

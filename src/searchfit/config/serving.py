@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import Field, PositiveFloat, ValidationError
+from pydantic import Field, PositiveFloat
 
-from searchfit.config.base import Section
+from searchfit.config.base import Section, checked
 from searchfit.errors import SettingsError
 from searchfit.toml import toml_or_text
 
@@ -46,8 +46,4 @@ def serve_settings(overrides: Iterable[str], values: Mapping[str, Any]) -> Serve
                 f"Write --set key=value; there are: {', '.join(ServeSettings.model_fields)}.",
             )
         given[key.strip()] = toml_or_text(value.strip())
-    try:
-        return ServeSettings.model_validate(given | dict(values))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SettingsError(f"setting {first['loc'][0]}: {first['msg']}, got {first['input']!r}.") from error
+    return checked(ServeSettings, given | dict(values))

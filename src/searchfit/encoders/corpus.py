@@ -7,7 +7,7 @@ as they come; a killed run goes on after the last chunk that reached the disk.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +52,11 @@ class Encoding:
 
 
 COSINE = Encoding("cosine", 1.0)
+
+
+def encoded(artefacts: Mapping[str, Path], tower: float) -> Path:
+    """Where the stages left the vectors of the corpus under a share of the tuned document tower."""
+    return artefacts["encoded_tuned"] / f"{tower:g}" if tower else artefacts["encoded"]
 
 
 def encode_corpus(

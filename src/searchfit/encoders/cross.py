@@ -10,7 +10,7 @@ import numpy as np
 
 from searchfit.encoders import locate
 from searchfit.encoders.build import positions, transformer_folder
-from searchfit.encoders.sentence import autocast, has_fast_bf16, model_errors, quiet, tune_process
+from searchfit.encoders.sentence import autocast, has_fast_bf16, loading, model_errors
 from searchfit.errors import ModelError
 from searchfit.fusion import Floats
 
@@ -104,20 +104,12 @@ def sigmoid(raw: Floats) -> Floats:
 
 
 def _load(folder: Path, device: str, **options: Any) -> sentence_transformers.CrossEncoder:
-    import torch
     from sentence_transformers import CrossEncoder as Model
 
-    quiet()
-    tune_process()
-    wanted = None if device == "auto" else device
-    if wanted is None and not torch.cuda.is_available() and not torch.backends.mps.is_available():
-        wanted = "cpu"
-    # A new head is filled at random: the same each time.
-    with model_errors(folder), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with loading(folder, device) as usable:
         model = Model(
             str(folder),
-            device=wanted,
+            device=usable,
             trust_remote_code=False,
             model_kwargs={"use_safetensors": True},
             **options,

@@ -102,18 +102,10 @@ class SentenceEncoder:
     def load(cls, folder: Path, settings: ModelSettings) -> SentenceEncoder:
         """Load a folder and shape it as the settings say. Raises ModelError when it cannot be loaded safely,
         SettingsError when its modules do not allow what the settings ask for."""
-        import torch
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import Transformer
 
-        quiet()
-        tune_process()
-        device = None if settings.device == "auto" else settings.device
-        if device is None and not torch.cuda.is_available() and not torch.backends.mps.is_available():
-            device = "cpu"
-        # What a checkpoint lacks (a pooler that nothing reads) is filled at random: the same each time.
-        with model_errors(folder), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with loading(folder, settings.device) as device:
             model = SentenceTransformer(
                 str(folder),
                 device=device,
@@ -340,6 +332,20 @@ def model_errors(folder: Path) -> Iterator[None]:
             "A folder with config.json, a tokenizer and safetensors weights is expected; "
             "models that need code of their own are refused.",
         ) from error
+
+
+@contextlib.contextmanager
+def loading(folder: Path, device: str) -> Iterator[str | None]:
+    """Load a model quietly; gives its device, None for the library's choice of a GPU. What a checkpoint lacks
+    (a pooler that nothing reads, a new head) is filled at random: the same each time."""
+    import torch
+
+    quiet()
+    tune_process()
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    with model_errors(folder), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield device if device != "auto" else None if gpu else "cpu"
 
 
 def quiet() -> None:

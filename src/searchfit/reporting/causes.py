@@ -107,8 +107,7 @@ def _ambiguous_query(case: Case) -> str:
 
 def _known_by_its_words(case: Case) -> str:
     if case.shared == 1 and case.terms >= FEW and 0 < case.holders <= RARE:
-        all_ = "it alone holds" if case.holders == 1 else f"it is one of {case.holders} passages that hold"
-        return f"The words point to the right passage ({all_} all of them), but the vectors do not."
+        return f"The words point to the right passage ({_few_hold(case)}), but the vectors do not."
     return ""
 
 
@@ -126,9 +125,13 @@ RULES: dict[str, Callable[[Case], str]] = {
 
 def _rare_words(case: Case) -> str:
     if case.terms and case.shared == 1 and 0 < case.holders <= RARE:
-        all_ = "it alone holds" if case.holders == 1 else f"it is one of {case.holders} passages that hold"
-        return f"The words point to the right passage: {all_} all of them."
+        return f"The words point to the right passage: {_few_hold(case)}."
     return ""
+
+
+def _few_hold(case: Case) -> str:
+    alone = "it alone holds" if case.holders == 1 else f"it is one of {case.holders} passages that hold"
+    return f"{alone} all of them"
 
 
 def _by_meaning(case: Case) -> str:

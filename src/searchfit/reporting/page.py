@@ -291,7 +291,7 @@ def _costs(told: Facts) -> list[Markup]:
         for each in told.at("versions").all()
     ]
     keys = "\n".join(
-        f"{stage.at('stage').words[:40]:<12}{figure_or_text(stage.at('key'))}" for stage in stages
+        f"{stage.at('stage').words[:40]:<12}{stage.at('key').words[:64] or '-'}" for stage in stages
     )
     return [
         _grid(("Stage", "Seconds", "", "Peak memory, MB"), rows),
@@ -305,11 +305,6 @@ def _costs(told: Facts) -> list[Markup]:
         tag("details", tag("summary", "Settings"), tag("pre", Markup("\n".join(lines)))),
         _more(SETTINGS_CHARS, len(toml), "characters in searchfit.toml"),
     ]
-
-
-def figure_or_text(fact: Facts) -> str:
-    """A short text, "-" for none."""
-    return fact.words[:64] or "-"
 
 
 def _lines(raw: str) -> Markup:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from searchfit.encoders.corpus import encoded
 from searchfit.encoders.trained import Trained
 from searchfit.fusion import Vectors
 from searchfit.reporting.causes import TWIN
@@ -51,8 +52,7 @@ def draw(
     for engine in engines:
         query, document = float(engine["query_tower"]), float(engine["document_tower"])
         vectors = trained.encoder(encoder, query).encode_queries(texts).astype(np.float64)
-        folder = inputs["encoded_tuned"] / f"{document:g}" if document else inputs["encoded"]
-        passages = np.load(folder / "passages.npy", mmap_mode="r")
+        passages = np.load(encoded(inputs, document) / "passages.npy", mmap_mode="r")
         sides.append((vectors, passages))
     nearest = _nearest(library, right, sides[0])
     return {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlencode, urlsplit
@@ -94,7 +93,7 @@ class Guarded:
 
 def read_tokens(file: Path) -> Sequence[str]:
     """The tokens of a file, one a line; lines that begin with # are comments. Raises SettingsError for a file
-    that cannot be read, has none, or has one that is too short to be a secret."""
+    that cannot be read, has none, or has one that is too short to be a secret or that no header can hold."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -105,6 +104,8 @@ def read_tokens(file: Path) -> Sequence[str]:
         raise SettingsError(f"the file of tokens {file} has none.", hint)
     if short := [number for number, token in enumerate(tokens, start=1) if len(token) < _LEAST]:
         raise SettingsError(f"token {short[0]} of {file} has fewer than {_LEAST} characters.", hint)
+    if odd := [number for number, token in enumerate(tokens, start=1) if not token.isascii()]:
+        raise SettingsError(f"token {odd[0]} of {file} has characters other than ASCII.", hint)
     return tokens
 
 
@@ -127,11 +128,9 @@ def _token(headers: dict[str, str]) -> str:
     kind, _, token = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         return token.strip()
-    try:
-        held = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return ""
-    return held.value if held else ""
+    from starlette.requests import cookie_parser  # as lenient as browsers: one odd cookie spoils no other
+
+    return cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
 
 
 def _split(url: str) -> SplitResult:

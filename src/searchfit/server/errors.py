@@ -107,22 +107,33 @@ def body_of(status: int, message: str, hint: str = "") -> dict[str, Any]:
     return {"error": {"type": TYPES.get(status, "bad_request"), "message": whole, "hint": hint}}
 
 
+def status_of(error: SearchfitError) -> int:
+    """The status of the answer for an error. Of what the client cannot repair the log has the details."""
+    if isinstance(error, ApiError):
+        return error.status
+    if isinstance(error, (SettingsError, SourceError)):
+        return 422
+    if isinstance(error, MissingExtraError):
+        return 501
+    _log.error("%s: %s", type(error).__name__, error)
+    return 503
+
+
 def response_of(error: Exception) -> Response:
-    """The answer for an error. Of what the client cannot repair, and of bugs, the log has the details."""
+    """The answer for an error. Of bugs the log has the details."""
     from starlette.responses import JSONResponse
 
-    if isinstance(error, ApiError):
-        return JSONResponse(body_of(error.status, error.message, error.hint), error.status, error.headers)
-    if isinstance(error, (SettingsError, SourceError)):
-        return JSONResponse(body_of(422, error.message, error.hint), 422)
-    if isinstance(error, MissingExtraError):
-        return JSONResponse(body_of(501, error.message, error.hint), 501)
     if isinstance(error, SearchfitError):
-        _log.error("%s: %s", type(error).__name__, error)
-        message = "the index cannot be read or changed just now."
-        return JSONResponse(
-            body_of(503, message, "Try again; the server's log says more."), 503, {"Retry-After": "2"}
-        )
+        status = status_of(error)
+        if status == 503:
+            body = body_of(
+                503,
+                "the index cannot be read or changed just now.",
+                "Try again; the server's log says more.",
+            )
+            return JSONResponse(body, 503, {"Retry-After": "2"})
+        headers = error.headers if isinstance(error, ApiError) else None
+        return JSONResponse(body_of(status, error.message, error.hint), status, headers)
     _log.error("a request failed", exc_info=error)
     return JSONResponse(body_of(500, "the server failed.", "This is a bug; its log says more."), 500)
 

@@ -71,8 +71,7 @@ class Api:
         served = self.state.workspace(body.model)
         texts = [body.input] if isinstance(body.input, str) else body.input
         _at_most(len(texts), self.state.settings.max_texts, "texts")
-        with served.lease() as opened:
-            encoder = opened.searcher.encoder
+        encoder = served.opened.searcher.encoder
         if body.dimensions is not None:
             _at_most(body.dimensions, encoder.dimension, "dimensions of this model")
         vectors = await served.encode(texts, body.input_type)
@@ -170,16 +169,13 @@ def add_routes(app: FastAPI, state: State) -> None:
     """The API's routes."""
     api = Api(state)
 
-    def route(
-        method: str, path: str, handler: Callable[..., Any], shape: type | None = None, summary: str = ""
-    ) -> None:
+    def route(method: str, path: str, handler: Callable[..., Any], shape: type | None = None) -> None:
         app.add_api_route(
             path,
             handler,
             methods=[method],
             response_model=shape,
             responses=_ERRORS,
-            summary=summary or None,
             operation_id=handler.__name__,
         )
 

@@ -58,10 +58,8 @@ class SearchAnswer(BaseModel):
     hits: list[HitShape]
 
 
-class EmbeddingsBody(BaseModel):
+class EmbeddingsBody(Body):
     """Texts to embed, as OpenAI's API takes them."""
-
-    model_config = ConfigDict(extra="forbid")
 
     input: Text | Annotated[list[Text], Field(min_length=1)] = Field(description="a text or several")
     model: str | None = Field(None, description="name of a workspace; the first without one")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -56,14 +55,9 @@ class Opened:
     queries: Batcher
     documents: Batcher
 
-    @property
-    def version(self) -> str:
-        """The newest version of the index that is open here."""
-        return self.searcher.version(self.searcher.corpus)
-
 
 class Served:
-    """One workspace as it is served.
+    """One workspace as it is served; `opened` is what answers now, to be kept for the whole of a request.
 
     Its engine.json is looked at with each request: when a fit has swapped in another index, that one is
     opened and warmed beside, then takes the place of the old. Requests that run keep the one that they began
@@ -73,14 +67,9 @@ class Served:
     def __init__(self, name: str, path: Path, state: State) -> None:
         self.name, self.path, self.state = name, path, state
         self._stamp = self._look()
-        self._opened = self._open()
+        self.opened = self._open()
         self._opening: asyncio.Task[None] | None = None
         self._answers = Answers(state.settings.cache)
-
-    @contextmanager
-    def lease(self) -> Iterator[Opened]:
-        """The searcher of now, to be used for the whole of a request: it stays open as long as that runs."""
-        yield self._opened
 
     async def search(self, request: Request) -> Answer:
         """Hits, and the version of the index that all of them are from. Concurrent queries are encoded
@@ -89,48 +78,45 @@ class Served:
         Raises SettingsError and FilterError as Searcher.search does, WorkspaceError for a damaged index.
         """
         self.refresh()
-        with self.lease() as opened:
-            try:
-                return await self._search(opened, request)
-            except SettingsError:
+        opened = self.opened
+        try:
+            return await self._search(opened, request)
+        except SettingsError:
+            raise
+        except (SearchfitError, OSError, RuntimeError, ValueError):
+            # Files of an index that two newer ones have replaced are removed: the newest answers then.
+            if self._opening is None and opened is self.opened and not self._moved():
                 raise
-            except (SearchfitError, OSError, RuntimeError, ValueError):
-                # Files of an index that two newer ones have replaced are removed: the newest answers then.
-                if self._opening is None and opened is self._opened and not self._moved():
-                    raise
         self.refresh()
         if self._opening is not None:
             await asyncio.shield(self._opening)  # others wait for it too
-        with self.lease() as opened:
-            return await self._search(opened, request)
+        return await self._search(self.opened, request)
 
     async def work(self, call: Callable[[Searcher], _T]) -> _T:
         """Do something with the searcher of now on a thread of the search pool; again, should the version of
         the index that it began with be removed meanwhile by two newer ones."""
         self.refresh()
-        with self.lease() as opened:
-            return await self.state.on(self.state.threads.search, partial(_steadily, call, opened.searcher))
+        return await self.state.on(self.state.threads.search, partial(_steadily, call, self.opened.searcher))
 
     async def encode(self, texts: Sequence[str], task: str) -> Vectors:
         """(len(texts), dimension) by the tower of the task, "query" or "document"."""
         self.refresh()
-        with self.lease() as opened:
-            batcher = opened.queries if task == "query" else opened.documents
-            return await batcher.encode(texts)
+        batcher = self.opened.queries if task == "query" else self.opened.documents
+        return await batcher.encode(texts)
 
     async def rerank(self, query: str, texts: Sequence[str]) -> Floats:
         """(len(texts)) scores in 0..1 by the engine's re-ranker. Raises NotThereError where it has none."""
         self.refresh()
-        with self.lease() as opened:
-            if not opened.searcher.engine.reranker:
-                raise NotThereError(
-                    f"the engine of {self.name} has no re-ranker.", "Fit with --reranker to have one."
-                )
-            scores = opened.searcher.reranker.scores
-            step = self.state.settings.batch_texts  # so that queries pass between
-            parts = [texts[start : start + step] for start in range(0, len(texts), step)]
-            on = partial(self.state.on, self.state.threads.models)
-            return np.concatenate([await on(partial(scores, query, part)) for part in parts])
+        searcher = self.opened.searcher
+        if not searcher.engine.reranker:
+            raise NotThereError(
+                f"the engine of {self.name} has no re-ranker.", "Fit with --reranker to have one."
+            )
+        scores = searcher.reranker.scores
+        step = self.state.settings.batch_texts  # so that queries pass between
+        parts = [texts[start : start + step] for start in range(0, len(texts), step)]
+        on = partial(self.state.on, self.state.threads.models)
+        return np.concatenate([await on(partial(scores, query, part)) for part in parts])
 
     def refresh(self) -> None:
         """Look whether another index is to be served, and begin to open it."""
@@ -176,16 +162,16 @@ class Served:
         return Opened(searcher, batcher(encoder.encode_queries), batcher(encoder.encode_documents))
 
     async def _reopen(self) -> None:
-        stamp = self._look()
+        looked = self._look()
         [opened] = await asyncio.gather(asyncio.to_thread(self._open), return_exceptions=True)
         if isinstance(opened, BaseException):
             told = "workspace %s: the new index cannot be opened, the old one stays"
             _log.error(told, self.name, exc_info=opened)
         else:
-            self._opened = opened
+            self.opened = opened
             self.state.telemetry.swapped(self.name)
-            _log.info("workspace %s: now serves %s", self.name, opened.version)
-        self._stamp = stamp
+            _log.info("workspace %s: now serves %s", self.name, opened.searcher.folder.name)
+        self._stamp = looked
         self._opening = None
 
 

@@ -53,7 +53,7 @@ class _Guess:
             self.notes.append(f"column {found[0]!r} is taken as the {role}")
             return found[0]
         why = (
-            f"columns {_listed(found)} could all be the {role}"
+            f"columns {listed(found)} could all be the {role}"
             if found
             else f"no column is named as the {role}"
         )
@@ -69,10 +69,10 @@ class _Guess:
                 return found[0]
             if found is named and named:
                 break
-        several = f": {_listed(named)} could all be it" if named else ""
+        several = f": {listed(named)} could all be it" if named else ""
         raise SourceError(
             f"which column of {source} holds the text cannot be told{several}. "
-            f"Its columns: {_listed(self._there)}.",
+            f"Its columns: {listed(self._there)}.",
             "Name it: --text COLUMN (or source.text in the settings).",
         )
 
@@ -82,9 +82,10 @@ def _absent(source: str, name: str, there: Sequence[str]) -> SourceError:
         one for one in there if one.lower() == name.lower()
     ]
     hint = f"Did you mean {near[0]!r}?" if near else "Names of columns are taken letter by letter."
-    return SourceError(f"{source} has no column {name!r}. Its columns: {_listed(there)}.", hint)
+    return SourceError(f"{source} has no column {name!r}. Its columns: {listed(there)}.", hint)
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names of columns, for people."""
     shown = ", ".join(repr(name) for name in names[:40])
     return f"{shown} and {len(names) - 40} more" if len(names) > 40 else shown or "none"

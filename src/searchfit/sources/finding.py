@@ -17,7 +17,7 @@ from searchfit.parsers import UnparsableError, others
 from searchfit.parsers.child import unpacked
 from searchfit.parsers.text import decode
 from searchfit.sources.files import HEAD_BYTES
-from searchfit.sources.places import is_table, unreadable
+from searchfit.sources.places import is_glob, is_table, refuse
 
 KINDS = {
     ".txt": "text",
@@ -35,7 +35,6 @@ KINDS = {
 }
 """The kind of a file by the end of its name, each also with .gz after it."""
 
-_WILD = frozenset("*?[")
 _MIME = MimeTypes()  # its own table, not the machine's
 
 
@@ -63,7 +62,7 @@ def kind_of(name: str, parser: str = "builtin") -> tuple[str, bool]:
 def split_glob(name: str) -> tuple[str, str]:
     """The folder and the glob of a source such as docs/**/*.pdf; "" for a name without wild cards."""
     parts = Path(name).parts
-    wild = next((place for place, part in enumerate(parts) if not _WILD.isdisjoint(part)), len(parts))
+    wild = next((place for place, part in enumerate(parts) if is_glob(part)), len(parts))
     return str(Path(*parts[:wild])), "/".join(parts[wild:])
 
 
@@ -119,10 +118,6 @@ def find_files(root: Path, chooser: Chooser, left: Counter[str]) -> list[Found]:
 
 def _walk(root: Path) -> Iterator[Path]:
     seen: set[tuple[int, int]] = set()  # a folder reached again through a symbolic link is not read again
-
-    def refuse(error: OSError) -> None:
-        raise unreadable(Path(error.filename or root), error) from error
-
     for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
         status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in seen:

@@ -10,7 +10,7 @@ from typing import Any
 from searchfit.config import DatasetSettings
 from searchfit.errors import MissingExtraError, SettingsError, SourceError
 from searchfit.sources.files import fingerprint_files
-from searchfit.sources.places import local
+from searchfit.sources.places import first_line, local
 from searchfit.sources.rows import BadRow, Columns, Row
 
 _SAVED = ("dataset_info.json", "dataset_dict.json")
@@ -32,8 +32,7 @@ class DatasetReader:
         self._folder = local(name) if os.path.isdir(local(name)) else ""
         self._path, self._settings = self._folder or name.strip(), settings
         self.name = f"hf:{name}"
-        self._data = self._opened()
-        features: Mapping[str, Any] = self._data.features or dict.fromkeys(next(iter(self._data), {}))
+        self._data, features = self._opened()
         if not features:
             raise SourceError(f"{self.name} has no rows in its split {settings.split!r}.")
         left = [name for name, kind in features.items() if type(kind).__name__ in _BULKY]
@@ -57,7 +56,7 @@ class DatasetReader:
                 yield Row(f"{self._settings.split}, row {number}", number, self._named(values))
         except _faults() as error:
             raise SourceError(
-                f"{self.name} cannot be read after row {number}: {_first(error)}.",
+                f"{self.name} cannot be read after row {number}: {first_line(error)}.",
                 "Mend or download the dataset again.",
             ) from error
 
@@ -79,15 +78,19 @@ class DatasetReader:
         files = (path for path in sorted(Path(self._folder).rglob("*")) if path.is_file())
         return {"chosen": chosen, **fingerprint_files(files)}
 
-    def _opened(self) -> Any:
+    def _opened(self) -> tuple[Any, Mapping[str, Any]]:
+        """The split, and its columns with their types; where only the data tell them, those of the first row,
+        of type None."""
         try:
             import datasets
         except ImportError as error:
             raise MissingExtraError("reading Hugging Face datasets", "datasets") from error
         try:
             if self._folder and any(Path(self._folder, name).is_file() for name in _SAVED):
-                return self._saved(datasets)
-            return self._loaded(datasets)
+                data = self._saved(datasets)
+            else:
+                data = self._loaded(datasets)
+            return data, data.features or dict.fromkeys(next(iter(data), {}))
         except _faults() as error:
             raise self._absent(error) from error
 
@@ -122,7 +125,7 @@ class DatasetReader:
                 "There is no folder of that name, and the hub cannot give it. Check the name; without a "
                 "network (HF_HUB_OFFLINE=1) only what is in the cache can be read: name a folder, hf:FOLDER."
             )
-        return SourceError(f"dataset {self.name} cannot be opened: {_first(error)}.", hint)
+        return SourceError(f"dataset {self.name} cannot be opened: {first_line(error)}.", hint)
 
 
 def _faults() -> tuple[type[Exception], ...]:
@@ -131,7 +134,3 @@ def _faults() -> tuple[type[Exception], ...]:
     from datasets.exceptions import DatasetsError
 
     return (OSError, ValueError, RuntimeError, DatasetsError, pa.ArrowException, httpx.HTTPError)
-
-
-def _first(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")[:300] or type(error).__name__

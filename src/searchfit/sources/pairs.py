@@ -16,13 +16,13 @@ from typing import Any
 from searchfit.config import PairsSettings, QueriesSettings
 from searchfit.errors import SourceError
 from searchfit.records import Drop, LabelledPair, encoded_text
+from searchfit.sources.columns import listed
 from searchfit.sources.files import check_file, fingerprint_files, read_lines, record_limit
 from searchfit.sources.jsonl import BeirReader
 from searchfit.sources.places import Place, find_places, is_hidden, is_table, local
-from searchfit.sources.queries import read_queries
+from searchfit.sources.queries import cell, read_queries, texts_in
 from searchfit.sources.rows import BadRow, Reader, Row, Tally
 from searchfit.sources.tables import open_table
-from searchfit.sources.values import to_text
 
 MAX_TEXT_CHARS = 5_000_000
 MAX_BAD_SHARE = 0.05
@@ -234,9 +234,9 @@ class _Table(_Part):
 
     def _pairs(self, row: Row) -> Iterator[LabelledPair | BadRow]:
         roles, values = self._roles, row.values
-        query = " ".join(" ".join(filter(None, (_cell(row, name) for name in roles.query))).split())
-        texts = list(_texts(values.get(roles.text)))
-        label = _label(_cell(row, roles.label)) if roles.label else 1.0
+        query = " ".join(" ".join(filter(None, (cell(row, name) for name in roles.query))).split())
+        texts = list(texts_in(values.get(roles.text)))
+        label = _label(cell(row, roles.label)) if roles.label else 1.0
         if not query:
             yield BadRow(row.where, "no query")
         elif not texts:
@@ -245,23 +245,12 @@ class _Table(_Part):
         elif label is None:
             yield BadRow(row.where, "a label that is no number")
         else:
-            negatives = tuple(text for name in roles.negatives for text in _texts(values.get(name)))
-            ids = (_cell(row, name) if name else "" for name in (roles.query_id, roles.document_id))
+            negatives = tuple(text for name in roles.negatives for text in texts_in(values.get(name)))
+            ids = (cell(row, name) if name else "" for name in (roles.query_id, roles.document_id))
             query_id, document_id = ids
             metadata = {name: values.get(name) for name in roles.metadata}
             for text in texts:
                 yield LabelledPair(query, text, label, negatives, query_id, document_id, metadata)
-
-
-def _cell(row: Row, name: str) -> str:
-    return (to_text(row.values.get(name)) or "").strip()
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """The texts in a cell; JSON and Parquet may list several."""
-    for item in value if isinstance(value, list) else [value]:
-        if text := (to_text(item) or "").strip():
-            yield text
 
 
 def _label(text: str) -> float | None:
@@ -287,7 +276,7 @@ def _roles(reader: Reader, settings: PairsSettings) -> Roles:
         missing = "queries" if not query else "texts"
         names = QUERY_NAMES if not query else TEXT_NAMES
         raise SourceError(
-            f"{reader.name} has no column of {missing}. Its columns: {_listed(there)}.",
+            f"{reader.name} has no column of {missing}. Its columns: {listed(there)}.",
             f"Expected one of {', '.join(names)}; or name it with pairs.query and pairs.passage.",
         )
     negatives = settings.negatives or tuple(name for name in free if _NEGATIVE.fullmatch(name))
@@ -309,17 +298,13 @@ def _columns(reader: Reader, named: Sequence[str]) -> Sequence[str]:
         there = reader.columns(everything=True)
         absent = [name for name in absent if name not in there]
     if absent:
-        raise SourceError(f"{reader.name} has no column {absent[0]!r}.", f"Its columns: {_listed(there)}.")
+        raise SourceError(f"{reader.name} has no column {absent[0]!r}.", f"Its columns: {listed(there)}.")
     return there
 
 
 def _first(there: Sequence[str], names: Sequence[str]) -> str:
     """The first of `names` that is there, as it is written there."""
     return next((name for wanted in names for name in there if name.lower() == wanted), "")
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:40])) or "none"
 
 
 def _open_beir(path: Path, settings: PairsSettings) -> LabelledPairs:
@@ -354,13 +339,13 @@ class _Beir(_Part):
             if isinstance(row, BadRow):
                 yield row
                 continue
-            ident = _cell(row, "_id")
+            ident = cell(row, "_id")
             if ident not in missing:
                 continue
             missing.remove(ident)
-            text = encoded_text(_cell(row, "title"), _cell(row, "text"))
+            text = encoded_text(cell(row, "title"), cell(row, "text"))
             # Passages may say which document they are of.
-            document = _cell(row, "document_id") or ident
+            document = cell(row, "document_id") or ident
             metadata = {name: row.values.get(name) for name in self._metadata}
             for query, grade in self._wanted[ident]:
                 if text:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from searchfit.errors import SourceError
+from searchfit.records import MARKS
 from searchfit.sources.files import fingerprint_files
 from searchfit.sources.places import Place
 from searchfit.sources.rows import BadRow, Columns, Row
@@ -19,7 +20,8 @@ _BROKEN = object()
 
 
 class ParquetReader:
-    """A .parquet file. Binary columns are left out; times are kept to the microsecond."""
+    """A .parquet file. Binary columns are left out; times are kept to the microsecond. A column `marks` of
+    records.MARKS, as the documents of a workspace have it, is the marks of the rows."""
 
     untyped = False
     known: Columns | None = None
@@ -31,12 +33,12 @@ class ParquetReader:
         twice = {name for name in schema.names if schema.names.count(name) > 1}
         if twice:
             raise SourceError(f"{path} has two columns named {min(twice)!r}.", "Rename one of them.")
-        self._types = {
-            field.name: target for field in schema if (target := _readable(field.type)) is not None
-        }
+        self._marked = pa.field("marks", MARKS) in list(schema)
+        plain = [field for field in schema if not (self._marked and field.name == "marks")]
+        self._types = {field.name: target for field in plain if (target := _readable(field.type)) is not None}
         self.notes = tuple(
             f"column {field.name!r} of type {field.type} is left out"
-            for field in schema
+            for field in plain
             if field.name not in self._types
         )
 
@@ -53,21 +55,24 @@ class ParquetReader:
         number = 0
         file = self._open()
         try:
-            for batch in file.iter_batches(BATCH_ROWS, columns=list(self._types)):
+            wanted = [*self._types, *(["marks"] if self._marked else [])]
+            for batch in file.iter_batches(BATCH_ROWS, columns=wanted):
+                marks = batch.column("marks").to_pylist() if self._marked else [None] * batch.num_rows
                 columns = [_values(batch.column(name), target) for name, target in self._types.items()]
-                for values in zip(*columns, strict=True):
+                for own, *values in zip(marks, *columns, strict=True):
                     number += 1
-                    yield self._row(number, values)
+                    yield self._row(number, values, own or ())
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(error, f" after row {number}") from error
         finally:
             file.close(force=True)
 
-    def _row(self, number: int, values: tuple[Any, ...]) -> Row | BadRow:
+    def _row(self, number: int, values: Sequence[Any], marks: Sequence[Mapping[str, Any]]) -> Row | BadRow:
         where = f"{self._path.name}, row {number}"
         if any(value is _BROKEN for value in values):
             return BadRow(where, UNREADABLE)
-        return Row(where, number, dict(zip(self._types, values, strict=True)))
+        told = tuple((mark["start"], mark["page"], mark["heading"]) for mark in marks)
+        return Row(where, number, dict(zip(self._types, values, strict=True)), told)
 
     def _open(self) -> Any:
         try:

@@ -9,12 +9,13 @@ import io
 import lzma
 import os
 import re
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NoReturn, cast
 
 import pyarrow as pa
 
@@ -43,6 +44,15 @@ _OPENERS: dict[str, Callable[[Any], Any]] = {
     ".zst": _zstd,
 }
 _DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, ValueError)
+_CLIENTS = {
+    "fsspec.exceptions": ("FSTimeoutError",),
+    "aiohttp": ("ClientError",),
+    "botocore.exceptions": ("BotoCoreError", "ClientError"),
+    "gcsfs.retry": ("HttpError",),
+    "google.auth.exceptions": ("GoogleAuthError",),
+    "azure.core.exceptions": ("AzureError",),
+}
+"""What the libraries of the stores raise beside OSError and ValueError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,19 +149,23 @@ def asked(place: Place | str, ask: Callable[[], Any], damage: bool = False) -> A
     """What `ask` returns. Raises SourceError for its faults, `damage` of compressed data among them."""
     try:
         return ask()
-    except SourceError:
-        raise
-    except Exception as error:
+    except _faults() as error:
         if damage and isinstance(error, _DAMAGE):
             raise SourceError(
-                f"{place} is cut off or damaged: {_first(error)}.", "Write or copy the file again."
+                f"{place} is cut off or damaged: {first_line(error)}.", "Write or copy the file again."
             ) from error
         raise unreadable(place, error) from error
 
 
+def _faults() -> tuple[type[Exception], ...]:
+    """What file systems, here and far away, and what unpacks files raise; all else is an error of ours."""
+    loaded = ((sys.modules.get(module), names) for module, names in _CLIENTS.items())
+    return (*_DAMAGE, *(getattr(module, name) for module, names in loaded if module for name in names))
+
+
 def unreadable(place: Place | Path | str, error: Exception) -> SourceError:
     """The error for a file that cannot be reached."""
-    said = _first(error)
+    said = first_line(error)
     far = "://" in str(place)
     if isinstance(error, FileNotFoundError):
         hint = "Check the bucket and the key." if far else "Check the spelling and the current folder."
@@ -169,8 +183,19 @@ def unreadable(place: Place | Path | str, error: Exception) -> SourceError:
     return SourceError(f"{place} cannot be read: {getattr(error, 'strerror', '') or said}.")
 
 
-def _first(error: Exception) -> str:
+def refuse(error: OSError) -> NoReturn:
+    """Raise SourceError for a folder that os.walk cannot look into; of itself it would leave it out."""
+    raise unreadable(error.filename, error) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in short."""
     return str(error).strip().partition("\n")[0].rstrip(".")[:300] or type(error).__name__
+
+
+def is_glob(name: str) -> bool:
+    """Whether a path has wild cards."""
+    return bool(_GLOB.search(name))
 
 
 def is_url(name: str) -> bool:
@@ -191,7 +216,7 @@ def find_places(name: str) -> list[Place]:
     if not is_url(name):
         return _here(local(name))
     remote, path = _file_system(name)
-    if _GLOB.search(path):
+    if is_glob(path):
         found = asked(name, partial(remote.glob, path))
     elif asked(name, partial(remote.isfile, path)):
         found = [path]
@@ -206,7 +231,7 @@ def find_places(name: str) -> list[Place]:
 
 
 def _here(path: str) -> list[Place]:
-    if os.path.exists(path) or not _GLOB.search(path):
+    if os.path.exists(path) or not is_glob(path):
         return [Place(path)]
     found = sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
     if not found:
@@ -236,6 +261,6 @@ def _file_system(url: str) -> tuple[Any, str]:
         remote = fsspec.filesystem(scheme)
     except ImportError as error:
         raise MissingExtraError(f"reading {scheme}:// URLs", "cloud") from error
-    except Exception as error:
+    except _faults() as error:
         raise unreadable(url, error) from error
     return remote, str(remote._strip_protocol(url))

@@ -10,6 +10,7 @@ from typing import Any
 from searchfit.config import QueriesSettings
 from searchfit.errors import SourceError
 from searchfit.records import Drop
+from searchfit.sources.columns import listed
 from searchfit.sources.files import Line, check_file, fingerprint_files, read_lines, record_limit
 from searchfit.sources.jsonl import JsonlReader
 from searchfit.sources.places import Place, find_places, local
@@ -140,7 +141,7 @@ def _read_table(path: Place, found: _Questions) -> None:
     )
     if not text:
         raise SourceError(
-            f"{path} has no column of questions. Its columns: {', '.join(map(repr, there)) or 'none'}.",
+            f"{path} has no column of questions. Its columns: {listed(there)}.",
             "Name it query, question or text; document_id and score beside it hold the judgements.",
         )
     roles = (
@@ -155,26 +156,27 @@ def _read_table(path: Place, found: _Questions) -> None:
         if isinstance(row, BadRow):
             found.tally.add(row)
             continue
-        asked = " ".join(_cell(row, text).split())
-        key = _cell(row, ident) if ident else ids.setdefault(asked, str(row.number))
+        asked = " ".join(cell(row, text).split())
+        key = cell(row, ident) if ident else ids.setdefault(asked, str(row.number))
         if not key:
             found.tally.add(BadRow(row.where, "no id"))
-        elif (grade := _grade(_cell(row, score) if score else "1")) is None:
+        elif (grade := _grade(cell(row, score) if score else "1")) is None:
             found.tally.add(BadRow(row.where, "a score that is no whole number"))
         elif found.add(row.where, key, asked):
-            for name in _documents(row.values.get(document)) if document else ():
+            for name in texts_in(row.values.get(document)) if document else ():
                 found.judge(key, name, grade)
 
 
-def _cell(row: Row, name: str) -> str:
+def cell(row: Row, name: str) -> str:
+    """The text in a cell; "" where there is none."""
     return (to_text(row.values.get(name)) or "").strip()
 
 
-def _documents(value: Any) -> Iterator[str]:
-    """The ids in a cell; JSON may list several."""
+def texts_in(value: Any) -> Iterator[str]:
+    """The texts in the value of a cell; JSON and Parquet may list several."""
     for item in value if isinstance(value, list) else [value]:
-        if name := (to_text(item) or "").strip():
-            yield name
+        if text := (to_text(item) or "").strip():
+            yield text
 
 
 def _grade(text: str) -> int | None:
@@ -200,11 +202,11 @@ def _read_beir(path: Path, split: str, found: _Questions) -> None:
         if isinstance(row, BadRow):
             found.tally.add(row)
             continue
-        ident = _cell(row, "_id")
+        ident = cell(row, "_id")
         if not ident:
             found.tally.add(BadRow(row.where, "no id (_id)"))
         elif qrels is None or ident in judged:
-            found.add(row.where, ident, " ".join(_cell(row, "text").split()))
+            found.add(row.where, ident, " ".join(cell(row, "text").split()))
     for ident in judged - found.texts.keys():
         del found.qrels[ident]
         found.tally.add(BadRow(f"query {ident}", "judged, but not in queries.jsonl"))

@@ -16,7 +16,7 @@ SAMPLES = 5
 @dataclass(frozen=True, slots=True)
 class Row:
     """One record as it stands in its source. `number` is its 1-based place, `where` is for people. `marks`
-    tell pages and headings of the text, where that is one column and the source knows them."""
+    tell pages and headings of the column `text`, where the source knows them."""
 
     where: str
     number: int

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from searchfit.config import SourceSettings, SqlSettings
 from searchfit.errors import SettingsError, SourceError
-from searchfit.sources.columns import ID_NAMES
+from searchfit.sources.columns import ID_NAMES, listed
 from searchfit.sources.files import BAD_UTF8, fingerprint_files, is_sound
 from searchfit.sources.places import unreadable
 from searchfit.sources.rows import BadRow, Columns, Row
@@ -55,9 +55,8 @@ class SqlReader:
             self._whole = self._of_table(connection, source.id) if sql.table else _one_statement(sql.query)
             self._columns = self._described(connection)
         if sql.updated_column and sql.updated_column not in self._columns:
-            listed = ", ".join(map(repr, self._columns))
             raise SourceError(
-                f"{self.name} has no column {sql.updated_column!r}. Its columns: {listed}.",
+                f"{self.name} has no column {sql.updated_column!r}. Its columns: {listed(self._columns)}.",
                 "Mend sql.updated_column, or add the column to the statement.",
             )
         if not sql.updated_column and self._database.file is None:

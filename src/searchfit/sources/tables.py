@@ -14,7 +14,17 @@ from searchfit.sources.delimited import DelimitedReader
 from searchfit.sources.files import fingerprint_files
 from searchfit.sources.jsonl import JsonlReader
 from searchfit.sources.parquet import ParquetReader
-from searchfit.sources.places import TABLES, Place, find_places, is_hidden, is_table, is_url, local
+from searchfit.sources.places import (
+    TABLES,
+    Place,
+    find_places,
+    is_glob,
+    is_hidden,
+    is_table,
+    is_url,
+    local,
+    refuse,
+)
 from searchfit.sources.rows import BadRow, Columns, Reader, Row
 
 KNOWN = ".csv, .tsv, .jsonl or .parquet, all but the last also as .gz, .bz2, .xz or .zst"
@@ -35,16 +45,17 @@ def table_places(name: str) -> list[Place]:
     if os.path.isdir(path):
         found = [] if os.path.isfile(os.path.join(path, "corpus.jsonl")) else _below(path)
     elif not os.path.exists(path):
-        found = find_places(name) if any(mark in path for mark in "*?[") else []
+        found = find_places(name) if is_glob(path) else []
     else:
         found = [Place(path)] if os.path.isfile(path) else []
     return found if all(is_table(place.name) for place in found) else []
 
 
 def _below(folder: str) -> list[Place]:
-    """The tables below a folder, unless it holds files of another kind."""
+    """The tables below a folder, unless it holds files of another kind. Raises SourceError for a folder that
+    cannot be looked into."""
     found = []
-    for root, folders, names in os.walk(folder):
+    for root, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not is_hidden(name)]
         shown = [name for name in names if not is_hidden(name)]
         if not all(map(is_table, shown)):

@@ -28,7 +28,7 @@ from searchfit.records import Engine, StageResult
 from searchfit.reporting.card import model_card
 from searchfit.reporting.evidence import Evidence
 from searchfit.rerank import first_stage
-from searchfit.significance import compare, holm
+from searchfit.significance import compare_by, holm
 from searchfit.stages import Tools
 from searchfit.workspace import write_bytes, write_json
 
@@ -171,14 +171,7 @@ def _compare(
     before, after = names
     if before == after or not len(rows):
         return None
-    options = settings.choose
-    found = compare(
-        rows[before].to_numpy(),
-        rows[after].to_numpy(),
-        permutations=options.permutations,
-        samples=options.bootstrap,
-        seed=settings.seed,
-    )
+    found = compare_by(settings, rows[before].to_numpy(), rows[after].to_numpy())
     return {"before": before, "after": after, **found.to_dict()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from searchfit.config import RerankSettings, Settings
 from searchfit.encoders import load_encoder
-from searchfit.encoders.corpus import Encoding
+from searchfit.encoders.corpus import Encoding, encoded
 from searchfit.encoders.trained import Trained
-from searchfit.fusion import Ranking, Rows, rank
+from searchfit.fusion import Ranking, Rows, SharedKeywords, rank
 from searchfit.keyword import KeywordIndex
 from searchfit.leaks import Leak, leaked_documents, leaked_questions, to_dict
 from searchfit.metrics import NAMES, means, score_ranking
@@ -46,11 +46,15 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
         questions = questions.at_most(settings.rerank.max_queries, settings.seed)
     pairs = _pairs(settings, inputs, tools)
     trained = Trained.load(inputs["models/trained"])
-    engines = systems(settings, trained, lambda tower: Encoding.load(_encoded(inputs, tower)))
+    engines = systems(settings, trained, lambda tower: Encoding.load(encoded(inputs, tower)))
+    asked = _Asked(
+        questions.texts + questions.unjudged, SharedKeywords(KeywordIndex.load(inputs["keyword"]).scores)
+    )
     rivals = _Rivals(settings, inputs, tools, questions, document_ids)
-    texts = questions.texts + questions.unjudged
     board = _Board(questions, document_ids, _metrics(settings, questions))
-    for name, ranked in chain(_rankings(settings, inputs, engines, texts, pairs, tools), rivals.rankings()):
+    for name, ranked in chain(
+        _rankings(settings, inputs, engines, asked, pairs, tools), rivals.rankings(asked)
+    ):
         board.add(name, ranked)
     known = {engine.name: (engine.to_dict(), kind) for engine, kind in engines}
     overlap = _overlap(inputs, questions)
@@ -121,25 +125,34 @@ def systems(
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What every system answers, and its keyword leg, which is the same for all."""
+
+    texts: list[str]
+    keywords: SharedKeywords
+
+
 def _rankings(
     settings: Settings,
     inputs: Mapping[str, Path],
     engines: Sequence[tuple[Engine, str]],
-    texts: list[str],
+    asked: _Asked,
     pairs: PairScores,
     tools: Tools,
 ) -> Iterator[tuple[str, Rows]]:
     """(system, (questions, DEPTH) documents, -1 where there are fewer), one pair of towers after another."""
-    encoder = load_encoder(settings.model)
+    encoder, texts = load_encoder(settings.model), asked.texts
     trained = Trained.load(inputs["models/trained"])
     towers = list(dict.fromkeys((engine.query_tower, engine.document_tower) for engine, _ in engines))
     for done, pair in enumerate(towers):
         tools.progress("evaluate", done, len(towers))
         vectors = trained.encoder(encoder, pair[0]).encode_queries(texts)
-        corpus = ArrayCorpus.load(_encoded(inputs, pair[1]), inputs["keyword"])
+        corpus = ArrayCorpus.load(encoded(inputs, pair[1]), inputs["keyword"])
         mine = [engine for engine, _ in engines if (engine.query_tower, engine.document_tower) == pair]
         first = [engine for engine in mine if not engine.reranker]
-        found = dict(zip(map(first_stage, first), rank(first, corpus, vectors, texts, DEPTH), strict=True))
+        ranked = rank(first, asked.keywords.over(corpus), vectors, texts, DEPTH)
+        found = dict(zip(map(first_stage, first), ranked, strict=True))
         for engine in mine:
             ranking = found[first_stage(engine)]
             if engine.reranker:
@@ -169,11 +182,6 @@ def _documents(corpus: ArrayCorpus, ranking: Ranking) -> Rows:
     """The documents of passages, -1 where there is none."""
     documents = corpus.documents[np.maximum(ranking.rows, 0)]
     return np.where(ranking.rows >= 0, documents, -1)
-
-
-def _encoded(inputs: Mapping[str, Path], tower: float) -> Path:
-    """The vectors of the corpus under a share of the tuned document tower."""
-    return inputs["encoded_tuned"] / f"{tower:g}" if tower else inputs["encoded"]
 
 
 def _metrics(settings: Settings, questions: Questions) -> tuple[str, ...]:
@@ -247,20 +255,25 @@ class _Rivals:
         self._questions, self._ids = questions, document_ids
         self.notes: list[str] = []
 
-    def rankings(self) -> Iterator[tuple[str, Rows]]:
+    def rankings(self, asked: _Asked) -> Iterator[tuple[str, Rows]]:
         """(system, (questions, DEPTH) documents), -1 where there are fewer."""
         options, inputs = self._settings.evaluate, self._inputs
-        texts = self._questions.texts + self._questions.unjudged
+        texts = asked.texts
         corpus = ArrayCorpus.load(inputs["encoded"], inputs["keyword"])
         if options.whiten:
             learnt = training_vectors(inputs.__getitem__)
             vectors = load_encoder(self._settings.model).encode_queries(texts)
             weight = self._settings.engine.keyword_weight
-            for name, ranking in whitened(corpus, learnt, texts, vectors, weight):
+            for name, ranking in whitened(asked.keywords.over(corpus), learnt, texts, vectors, weight):
                 yield name, _documents(corpus, ranking)
         cache = self._tools.cache or self._tools.output / "cache"
         bench = Bench(
-            inputs["passages.parquet"], inputs["keyword"], cache, self._settings, self._tools.progress
+            inputs["passages.parquet"],
+            inputs["keyword"],
+            asked.keywords,
+            cache,
+            self._settings,
+            self._tools.progress,
         )
         for model in options.models:
             for name, ranking in bench.rankings(model, texts):

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from searchfit.config import Settings
+from searchfit.encoders.corpus import encoded
 from searchfit.filters import type_name
 from searchfit.indexing import Material, seen, write_segment
 from searchfit.records import CLEANED, METADATA_PREFIX, Engine, StageResult
@@ -38,8 +39,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     folder.mkdir(parents=True)
     engine = json.loads(inputs["evaluation/choice.json"].read_text(encoding="utf-8"))["chosen"]
     tower = Engine(**engine).document_tower
-    encoded = inputs["encoded_tuned"] / f"{tower:g}" if tower else inputs["encoded"]
-    corpus = ArrayCorpus.load(encoded, inputs["keyword"])
+    corpus = ArrayCorpus.load(encoded(inputs, tower), inputs["keyword"])
     documents = pq.ParquetFile(inputs["documents.parquet"])
     metadata = _metadata(documents.schema_arrow, pq.read_schema(inputs["passages.parquet"]))
     link_tree(inputs["models/tuned"], folder / "model")

@@ -107,7 +107,8 @@ class _Intake:
         fault = self._text_fault(text) or _id_fault(ident) or (NUL if "\0" in title else "")
         if fault or text is None:
             return BadRow(row.where, fault)
-        title, *parts = self.cleaner.clean(title, cut(text, [mark[0] for mark in row.marks]))
+        told = row.marks if columns.text == ("text",) else ()
+        title, *parts = self.cleaner.clean(title, cut(text, [mark[0] for mark in told]))
         title, text = " ".join(title.split()), "".join(parts)
         if fault := self._text_fault(text):
             return BadRow(row.where, fault)
@@ -115,11 +116,11 @@ class _Intake:
             return BadRow(row.where, "an id that an earlier row has")
         self.repeated_texts += not _add(self._texts, text)
         self.cleaner.count(text)
-        self.marked |= bool(row.marks)
+        self.marked |= bool(told)
         starts = accumulate(map(len, parts))
         marks = [
             dict(zip(MARK, (start, *mark[1:]), strict=True))
-            for start, mark in zip(starts, row.marks, strict=False)
+            for start, mark in zip(starts, told, strict=False)
         ]
         return {"id": ident, "title": title, "text": text, "marks": marks, "metadata": self._metadata(row)}
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from searchfit.config import ScreenSettings, Settings
@@ -39,6 +38,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
 
     Raises ModelError for a re-ranker that cannot be loaded.
     """
+    import pyarrow.dataset as ds  # which loads pandas
+
     table = ds.dataset(inputs["queries"], format="parquet").to_table().sort_by("id")
     work = _Work(settings, inputs, tools, table)
     corpus = ArrayCorpus.load(inputs["encoded"], inputs["keyword"])

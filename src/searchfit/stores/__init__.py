@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from searchfit.errors import SearchfitError
 from searchfit.filters import Filter
 
 Rows: TypeAlias = npt.NDArray[np.int64]
@@ -56,11 +56,9 @@ class Store(Protocol):
         """Stored columns of all passages in row order, at most `batch` rows at a time."""
 
 
-def open_store(path: Path) -> Store:
-    """The index version in a folder.
-
-    Raises WorkspaceError when the folder is absent, unfinished, damaged or of another format.
-    """
-    from searchfit.stores.lancedb import LanceStore
-
-    return LanceStore(path)
+def checked(vector: Floats, size: int) -> Floats:
+    """A query vector. Raises SearchfitError for another shape or numbers that are not finite."""
+    if vector.shape != (size,) or not np.isfinite(vector).all():
+        got = f"shape {vector.shape}, {np.count_nonzero(~np.isfinite(vector))} of them not finite"
+        raise SearchfitError(f"expected a query vector of {size} finite numbers, got {got}.")
+    return vector.astype(np.float32)

@@ -61,7 +61,10 @@ class Ann:
         questions = folder / "questions.npy"
         sample = np.load(questions) if questions.exists() else sentences
         tuned = _tune(table, vectors, sample if len(sample) else vectors, settings.recall)
-        return asdict(tuned) if tuned else None
+        if tuned is None:
+            shutil.rmtree(folder / f"{_TABLE}.lance", ignore_errors=True)  # a copy of the vectors, for nobody
+            return None
+        return asdict(tuned)
 
     @classmethod
     def open(cls, folder: Path, kept: Mapping[str, Any] | None) -> Ann | None:

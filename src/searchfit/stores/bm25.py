@@ -71,10 +71,9 @@ class Bm25:
 
     def _posted(self, term: str) -> _Posted:
         parts = [segment.postings.find(term) for segment in self.store.segments]
-        df = sum(len(places) for places, _ in parts)
-        df -= sum(_both(places, dead) for (places, _), dead in zip(parts, self.dead, strict=True))
-        weight = float(idf(df, self.rows)) * (self.k1 + 1)
-        return _Posted(parts, weight, sum(len(places) for places, _ in parts))
+        entries = sum(len(places) for places, _ in parts)
+        dead = sum(_both(places, dead) for (places, _), dead in zip(parts, self.dead, strict=True))
+        return _Posted(parts, float(idf(entries - dead, self.rows)) * (self.k1 + 1), entries)
 
     def split(self, places: Rows) -> Iterator[tuple[int, slice]]:
         """Ascending places by segment: (its number, the stretch of them that lies in it)."""

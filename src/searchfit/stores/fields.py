@@ -32,8 +32,9 @@ def load(text: str) -> dict[str, Any]:
 
 
 def _tagged(value: Any) -> dict[str, str]:
-    if isinstance(value, (date, time)):
-        return {_TAG: type(value).__name__, "value": value.isoformat()}
+    for kind in (datetime, date, time):
+        if isinstance(value, kind):  # a child of it too, as those of pandas are
+            return {_TAG: kind.__name__, "value": value.isoformat()}
     if isinstance(value, timedelta):
         return {_TAG: "timedelta", "value": str(value // timedelta(microseconds=1))}
     if isinstance(value, Decimal):

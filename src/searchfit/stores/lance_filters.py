@@ -8,6 +8,7 @@ from functools import reduce
 from typing import Any
 
 from searchfit.filters import Compare, Either, Every, Filter, Member, Missing, Not
+from searchfit.filters.tree import COMPARE
 
 
 def expression(where: Filter, names: Mapping[str, str], negated: bool = False) -> Any:
@@ -42,18 +43,9 @@ def _atom(where: Compare | Member | Missing, names: Mapping[str, str]) -> Any:
         return column.isin(where.values)
     if where.operator == "starts with":
         return _starts_with(column, str(where.value))
-    return _OPERATORS[where.operator](column, lit(where.value))
-
-
-_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    "=": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "contains": lambda column, value: column.contains(value),
-}
+    if where.operator == "contains":
+        return column.contains(lit(where.value))
+    return COMPARE[where.operator](column, lit(where.value))
 
 
 def _balanced(join: Callable[[Any, Any], Any], parts: Sequence[Any]) -> Any:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from searchfit.errors import SearchfitError
-from searchfit.filters import TYPES, Filter
-from searchfit.stores import Floats, Rows, VectorColumn
-from searchfit.stores.building import build
-from searchfit.stores.segment import OWN, Segment
+from searchfit.filters import Filter
+from searchfit.stores import Floats, Rows, VectorColumn, checked
+from searchfit.stores.segment import Segment, filterable
 
-__all__ = ["LanceStore", "build"]
+_T = TypeVar("_T")
 
 
 class LanceStore:
@@ -44,9 +42,7 @@ class LanceStore:
         parts = [_kept(segment.rows, live) for segment, live in self.parts()]
         self.rows: Rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
         """The rows that there are, ascending."""
-        metadata = self.info.get("metadata", ())
-        types = dict.fromkeys(OWN, "string") | {column["name"]: column["type"] for column in metadata}
-        self.columns = {name: kind for name, kind in types.items() if kind in TYPES}
+        self.columns = filterable(self.info.get("metadata", ()))
         # Without a way back to the store: it is let go of, with its open files, as soon as nobody reads it.
         self._matching = lru_cache(maxsize=4)(partial(_matching, list(self.parts())))
 
@@ -68,16 +64,13 @@ class LanceStore:
         self, vector: Floats, column: VectorColumn, k: int, where: Filter | None = None
     ) -> tuple[Rows, Floats]:
         """See Store. Passages without a sentence are not found by sentences."""
-        size = self.segments[0].vectors.shape[1]
-        if vector.shape != (size,) or not np.isfinite(vector).all():
-            got = f"shape {vector.shape}, {np.count_nonzero(~np.isfinite(vector))} of them not finite"
-            raise SearchfitError(f"expected a query vector of {size} finite numbers, got {got}.")
+        query = checked(vector, self.segments[0].vectors.shape[1])
         k = max(k, 0)
         rows, similarities = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
         allowed = self.selected(where) if where is not None else [None] * len(self.segments)
         for (segment, live), among in zip(self.parts(), allowed, strict=True):
             spare = int(np.count_nonzero(~live)) if live is not None and among is None else 0
-            places, found = segment.nearest(vector.astype(np.float32), column, k, among, spare)
+            places, found = segment.nearest(query, column, k, among, spare)
             if spare and live is not None:
                 places, found = places[live[places]], found[live[places]]
             rows.append(segment.rows[places])
@@ -137,23 +130,11 @@ class LanceStore:
 
     def fetch(self, rows: Rows | Sequence[int]) -> list[dict[str, Any]]:
         """See Store."""
-        wanted = np.asarray(rows, np.int64)
-        found: dict[int, dict[str, Any]] = {}
-        for number, _, places in self._places(wanted):
-            unique = np.unique(places)
-            fields = self.segments[number].fetch(unique)
-            found |= dict(zip(self.segments[number].rows[unique].tolist(), fields, strict=True))
-        return [found[row] for row in wanted.tolist()]
+        return self._read(rows, Segment.fetch)
 
     def document_ids(self, rows: Rows | Sequence[int]) -> list[str]:
         """The documents of rows, in the order asked."""
-        wanted = np.asarray(rows, np.int64)
-        found: dict[int, str] = {}
-        for number, _, places in self._places(wanted):
-            unique = np.unique(places)
-            ids = self.segments[number].document_ids(unique)
-            found |= dict(zip(self.segments[number].rows[unique].tolist(), ids, strict=True))
-        return [found[row] for row in wanted.tolist()]
+        return self._read(rows, Segment.document_ids)
 
     def scan(self, columns: Sequence[str], batch: int = 1024) -> Iterator[pa.RecordBatch]:
         """See Store."""
@@ -162,6 +143,15 @@ class LanceStore:
                 kept = found if live is None else found.filter(live[start : start + found.num_rows])
                 if kept.num_rows:
                     yield kept
+
+    def _read(self, rows: Rows | Sequence[int], read: Callable[[Segment, Rows], list[_T]]) -> list[_T]:
+        """What segments read of their places, in the order of rows."""
+        wanted = np.asarray(rows, np.int64)
+        found: dict[int, _T] = {}
+        for number, _, places in self._places(wanted):
+            segment, unique = self.segments[number], np.unique(places)
+            found |= dict(zip(segment.rows[unique].tolist(), read(segment, unique), strict=True))
+        return [found[row] for row in wanted.tolist()]
 
     def _places(self, rows: Rows) -> list[tuple[int, Rows, Rows]]:
         """By segment: (its number, which of `rows` lie in it, their places there)."""

@@ -17,7 +17,7 @@ import numpy as np
 from searchfit.errors import MissingExtraError, StoreError
 from searchfit.filters import Filter
 from searchfit.keyword import Analyzer
-from searchfit.stores import Floats, Rows, Store, VectorColumn
+from searchfit.stores import Floats, Rows, Store, VectorColumn, checked
 from searchfit.stores.address import Address
 from searchfit.stores.fields import dump, load
 from searchfit.stores.pgvector_wire import (
@@ -176,7 +176,7 @@ class PgVectorStore(RemoteStore):
         self, vector: Floats, column: VectorColumn, k: int, where: Filter | None = None
     ) -> tuple[Rows, Floats]:
         """See Store. Where there is no HNSW index, and with `index=exact`, exact."""
-        query = self.checked(vector)
+        query = checked(vector, self.info["dimension"])
         if k < 1:
             return np.empty(0, np.int64), np.empty(0, np.float32)
         filtered, parameters = self._filtered(where)

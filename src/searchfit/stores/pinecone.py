@@ -18,7 +18,7 @@ import numpy as np
 
 from searchfit.errors import MissingExtraError, StoreError
 from searchfit.filters import Compare, Filter, Member, Missing
-from searchfit.stores import Floats, Rows, Store, VectorColumn
+from searchfit.stores import Floats, Rows, Store, VectorColumn, checked
 from searchfit.stores.address import Address
 from searchfit.stores.fields import dump, load
 from searchfit.stores.pinecone_filters import condition
@@ -154,7 +154,7 @@ class PineconeStore(RemoteStore):
     ) -> tuple[Rows, Floats]:
         """See Store; at most the 10,000 nearest. Raises StoreError for a filter that Pinecone cannot express,
         lets more than 10,000 passages through, and yet not enough of the nearest."""
-        query = self.checked(vector).tolist()
+        query = checked(vector, self.info["dimension"]).tolist()
         if k < 1:
             return np.empty(0, np.int64), np.empty(0, np.float32)
         passing, rows = self._filter(where)
@@ -189,7 +189,8 @@ class PineconeStore(RemoteStore):
     def fetch(self, rows: Rows | Sequence[int]) -> list[dict[str, Any]]:
         """See Store."""
         wanted = np.unique(np.asarray(rows, np.int64)).tolist()
-        found = {row: self._seen[row] for row in wanted if row in self._seen}
+        seen = self._seen  # another thread may put its own in place
+        found = {row: seen[row] for row in wanted if row in seen}
         ids = [str(row) for row in wanted if row not in found]
         for start in range(0, len(ids), _FETCH):
             ask = partial(self._index_call, "fetch", ids=ids[start : start + _FETCH], namespace=self._space)

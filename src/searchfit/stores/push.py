@@ -208,10 +208,7 @@ def serve_from(
     workspace = Workspace(path)
     workspace.require()
     with workspace.lock():
-        served = workspace.served()
-        if served is None:
-            raise WorkspaceError(f"{path} has no finished search engine.", "Run searchfit fit to its end.")
-        pushed = push(url, open_index(path / served["index"]).store, replace, progress, batch)
+        pushed = push(url, open_index(workspace.served_index()).store, replace, progress, batch)
         remember(path, url)
     return pushed
 

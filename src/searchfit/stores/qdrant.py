@@ -18,7 +18,7 @@ import numpy as np
 
 from searchfit.errors import MissingExtraError, StoreError
 from searchfit.filters import Compare, Filter
-from searchfit.stores import Floats, Rows, Store, VectorColumn
+from searchfit.stores import Floats, Rows, Store, VectorColumn, checked
 from searchfit.stores.address import Address
 from searchfit.stores.fields import dump, load
 from searchfit.stores.qdrant_filters import condition, key
@@ -158,7 +158,7 @@ class QdrantStore(RemoteStore):
         """See Store. Exact in the embedded mode and with `index=exact`."""
         from qdrant_client import models
 
-        query = self.checked(vector).tolist()
+        query = checked(vector, self.info["dimension"]).tolist()
         if k < 1:
             return np.empty(0, np.int64), np.empty(0, np.float32)
         asked: Any = query if column == "vector" else [query]

@@ -17,13 +17,14 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from searchfit.errors import SearchfitError, StoreError
+from searchfit.errors import StoreError
 from searchfit.filters import TYPES, Compare, Either, Every, Filter, Member, Missing, Not, matches
 from searchfit.filters.tree import plain
 from searchfit.records import PASSAGES
 from searchfit.stores import Floats, Rows, Store, VectorColumn
 from searchfit.stores.address import Address
-from searchfit.stores.segment import OWN
+from searchfit.stores.building import list_offsets
+from searchfit.stores.segment import OWN, filterable
 
 FORMAT = 1
 """Version of what is stored elsewhere."""
@@ -74,9 +75,7 @@ class RemoteStore(ABC):
     @property
     def columns(self) -> Mapping[str, str]:
         """See Store."""
-        types = dict.fromkeys(OWN, "string")
-        types |= {column["name"]: column["type"] for column in self.info["metadata"]}
-        return {name: kind for name, kind in types.items() if kind in TYPES}
+        return filterable(self.info["metadata"])
 
     @property
     def names(self) -> dict[str, str]:
@@ -163,8 +162,9 @@ class RemoteStore(ABC):
     def expresses(self, where: Filter) -> bool:
         """Whether the store can run the whole filter by itself, exactly."""
         unheld = set((self.record or {}).get("unheld", ()))
+        names, columns = self.names, self.columns
         return all(
-            self.names[atom.column] not in unheld and self.compiles(atom, self.columns[atom.column])
+            names[atom.column] not in unheld and self.compiles(atom, columns[atom.column])
             for atom in atoms(where)
         )
 
@@ -181,14 +181,6 @@ class RemoteStore(ABC):
                 if matches(where, own | fields["metadata"]):
                     passing.append(fields["row"])
         return np.array(passing, np.int64)
-
-    def checked(self, vector: Floats) -> Floats:
-        """The query vector. Raises SearchfitError for another shape or numbers that are not finite."""
-        size = self.info["dimension"]
-        if vector.shape != (size,) or not np.isfinite(vector).all():
-            got = f"shape {vector.shape}, {np.count_nonzero(~np.isfinite(vector))} of them not finite"
-            raise SearchfitError(f"expected a query vector of {size} finite numbers, got {got}.")
-        return vector.astype(np.float32)
 
     @abstractmethod
     def _read_record(self) -> dict[str, Any] | None:
@@ -263,13 +255,12 @@ def again(address: Address, more: str = "") -> str:
 
 
 def records(batch: pa.RecordBatch, metadata: Sequence[Mapping[str, str]]) -> list[Record]:
-    """The passages of a batch, which is as `stores.lancedb.build` takes it."""
+    """The passages of a batch, which is as `stores.building.build` takes it."""
     size = batch["vector"].type.list_size
     vectors = batch["vector"].flatten().to_numpy().reshape(-1, size)
     lists = batch["sentence_vectors"]
     sentences = lists.flatten().flatten().to_numpy(zero_copy_only=False).reshape(-1, size)
-    offsets = np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False))])
-    offsets = offsets.astype(np.int64)
+    offsets = list_offsets(lists)
     kinds = {column["column"]: column["type"] for column in metadata}
     names = {column["column"]: column["name"] for column in metadata}
     shown = batch.select(["row", *PASSAGES.names, *kinds]).to_pylist()

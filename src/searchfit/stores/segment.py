@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from searchfit.errors import WorkspaceError
-from searchfit.filters import Compare, Filter
+from searchfit.filters import TYPES, Compare, Filter
 from searchfit.fusion import Block
 from searchfit.stores import Floats, Rows, VectorColumn
 from searchfit.stores.ann import Ann
@@ -32,6 +32,12 @@ Flags = npt.NDArray[np.bool_]
 
 OWN = {"id": "document_id", "title": "title", "text": "text"}
 """What can be filtered on beside the metadata, unless a metadata column has the name."""
+
+
+def filterable(metadata: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """The columns that can be filtered on, with their types; `metadata` is as `build` takes it."""
+    types = dict.fromkeys(OWN, "string") | {column["name"]: column["type"] for column in metadata}
+    return {name: kind for name, kind in types.items() if kind in TYPES}
 
 
 class Segment:
@@ -154,25 +160,27 @@ class Segment:
     def fetch(self, places: Rows) -> list[dict[str, Any]]:
         """The fields of places, which are distinct and ascending; "metadata" holds the user's columns."""
         stored = set(self._metadata.values())
-        with self._reading():
-            table = self._table.take_offsets(places.tolist()).to_arrow()
-        found = np.argsort(table["row"].to_numpy())
-        self._expect(table["row"].to_numpy()[found], self.rows[places])
+        table = self._taken(places)
         fields = [name for name in table.schema.names if name not in stored]
         return [
             {field: record[field] for field in fields}
             | {"metadata": {name: record[column] for name, column in self._metadata.items()}}
-            for record in table.take(found).to_pylist()
+            for record in table.to_pylist()
         ]
 
     def document_ids(self, places: Rows) -> list[str]:
         """The documents of places, which are distinct and ascending."""
+        ids: list[str] = self._taken(places, "document_id")["document_id"].to_pylist()
+        return ids
+
+    def _taken(self, places: Rows, *columns: str) -> pa.Table:
+        """These columns, or all, of places, which are distinct and ascending."""
+        query = self._table.take_offsets(places.tolist())
         with self._reading():
-            table = self._table.take_offsets(places.tolist()).select(["row", "document_id"]).to_arrow()
+            table = (query.select(["row", *columns]) if columns else query).to_arrow()
         found = np.argsort(table["row"].to_numpy())
         self._expect(table["row"].to_numpy()[found], self.rows[places])
-        ids: list[str] = table["document_id"].take(found).to_pylist()
-        return ids
+        return table.take(found)
 
     def scan(self, columns: Sequence[str], batch: int) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Stored columns in order of places: (first place, batch)."""

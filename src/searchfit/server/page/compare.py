@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
-from searchfit.errors import WorkspaceError
-from searchfit.judging import steady_rankings
+from searchfit.judged import steady_rankings
 from searchfit.markup import Markup, tag, text
 from searchfit.records import Engine
 from searchfit.search import Searcher
@@ -43,13 +41,7 @@ class Ranked:
 def compare(searcher: Searcher, workspace: Workspace, query: str) -> list[Ranked]:
     """The rankings of the systems of a workspace for one query, the served engine last. Raises WorkspaceError
     for a workspace that has no more than its index."""
-    try:
-        corpus, rankings = steady_rankings(searcher, workspace, [query], whiten=False)
-    except FileNotFoundError as error:
-        raise WorkspaceError(
-            f"the workspace has no {Path(error.filename or str(error)).name}, which comparing needs.",
-            "Serve the whole folder that searchfit fit made.",
-        ) from error
+    corpus, rankings = steady_rankings(searcher, workspace, [query], whiten=False)
     found = []
     for name, ranking in rankings:
         places = [place for place in ranking.rows[0].tolist() if place >= 0]
@@ -144,8 +136,8 @@ def _column(
     items = []
     for rank, (id_, title) in enumerate(shown.best, start=1):
         link = asked.link("/document", ("id", id_))
-        mark = {True: "right", False: "wrong"}.get(marks[id_] > 0) if id_ in marks else ""
-        state = tag(f"span.judged.{mark}", mark) if mark else Markup()
+        mark = "right" if marks.get(id_) else "wrong"
+        state = tag(f"span.judged.{mark}", mark) if id_ in marks else Markup()
         change = _change(rank, before.ranks.get(id_)) if before is not None else Markup()
         name = tag("a", text(title or id_, 110), href=link, dir="auto")
         items.append(

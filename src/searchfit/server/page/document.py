@@ -48,8 +48,8 @@ def read(searcher: Searcher, id_: str, passage: str, query: str) -> Opened:
     return Opened(id_, first["title"], whole, metadata, marks, found.get(passage, (0, 0)))
 
 
-def view(asked: Asked, found: Opened, grade: int | None) -> list[Markup]:
-    """The page of a document."""
+def view(asked: Asked, found: Opened, grade: int | None, at: int | None = None) -> list[Markup]:
+    """The page of a document; of a long one from the character `at`, where one is asked for."""
     back = tag("a.back", "← Results", href=asked.link("/")) if asked.query or asked.like else Markup()
     like = replace(asked, like=found.id, first=0)
     name = found.title or found.id
@@ -72,33 +72,36 @@ def view(asked: Asked, found: Opened, grade: int | None) -> list[Markup]:
                 tag("a.like", "More like this", href=like.link("/")),
                 mark_form(asked, found.id, name, grade, here) if asked.query else "",
             ),
-            *_text(asked, found),
+            *_text(asked, found, at),
             dir="auto",
         ),
     ]
 
 
-def _text(asked: Asked, found: Opened) -> list[Markup]:
+def _text(asked: Asked, found: Opened, at: int | None) -> list[Markup]:
     """The text; of a very long one a stretch around the passage, with links to the rest."""
-    begin = _window(asked, found)
+    begin = _window(found, at)
     end = min(len(found.text), begin + MOST_CHARS)
     a, b = (min(max(place, begin), end) for place in found.match)
     parts = [(begin, a), (a, b), (b, end)]
     shown = [marked(found.text[i:j], found.marks, i) for i, j in parts]
     match = tag("div.match", shown[1], id="match") if a < b else Markup()
     body = [tag("div.prose", shown[0], match, shown[2])]
+
+    def link(said: str, place: int) -> Markup:
+        address = asked.link("/document", ("id", found.id), ("at", str(place)))
+        return tag("p", tag("a", said, href=address))
+
     if begin:
-        earlier = replace(asked, first=max(1, begin - MOST_CHARS))
-        body.insert(0, tag("p", tag("a", "Earlier text", href=earlier.link("/document", ("id", found.id)))))
+        body.insert(0, link("Earlier text", max(0, begin - MOST_CHARS)))
     if end < len(found.text):
-        later = replace(asked, first=end)
-        body.append(tag("p", tag("a", "Later text", href=later.link("/document", ("id", found.id)))))
+        body.append(link("Later text", end))
     return body
 
 
-def _window(asked: Asked, found: Opened) -> int:
+def _window(found: Opened, at: int | None) -> int:
     """Where the part that is shown begins."""
     if len(found.text) <= MOST_CHARS:
         return 0
-    wanted = asked.first if asked.first else found.match[0] - MOST_CHARS // 4
+    wanted = found.match[0] - MOST_CHARS // 4 if at is None else at
     return max(0, min(wanted, len(found.text) - 1))

@@ -129,14 +129,12 @@ def _read(corpus: StoreCorpus, firsts: npt.NDArray[np.int64]) -> Iterator[tuple[
 def _coded(values: pa.ChunkedArray, kind: str) -> _Column | None:
     """The values as codes; None where there are too many of them to choose from, or none."""
     encoded: Any = values.combine_chunks().dictionary_encode()
-    known: list[Any] = encoded.dictionary.to_pylist()
     most = MOST_NUMBERS if kind == "int" else MOST_VALUES
-    if (
-        not known
-        or len(known) > most
-        or (kind == "string" and len(known) > max(MOST_NUMBERS, len(values) // 2))
-    ):
+    if kind == "string":
+        most = min(most, max(MOST_NUMBERS, len(values) // 2))
+    if not 0 < len(encoded.dictionary) <= most:
         return None
+    known: list[Any] = encoded.dictionary.to_pylist()
     order = sorted(range(len(known)), key=lambda i: known[i])
     places = np.empty(len(known), np.int32)
     places[order] = np.arange(len(known), dtype=np.int32)

@@ -109,6 +109,19 @@ def select(name: str, options: Iterable[tuple[str, str]], chosen: str, label: st
     return tag("label", tag("span", label), tag("select", *items, name=name))
 
 
+def query_field(query: str, placeholder: str, **more: str) -> Markup:
+    """The field of a form for what is looked for."""
+    named = {"type": "search", "name": "q", "id": "q", "value": query, "placeholder": placeholder}
+    return tag("input", **named, dir="auto", **more)
+
+
+def turn(before: str, after: str) -> Markup:
+    """Links to the pages before and after; an empty address is no page."""
+    pages = ((before, "← Previous", "prev"), (after, "Next →", "next"))
+    links = [tag("a", said, href=address, rel=rel) for address, said, rel in pages if address]
+    return tag("nav.turn", *links, **{"aria-label": "Pages"}) if links else Markup()
+
+
 def marked(raw: str, spans: Sequence[tuple[int, int]], start: int = 0) -> Markup:
     """A text with its lines as they are, and <mark> over the (start, end) of `spans`, which are in order;
     `start` is where `raw` begins in the text that they are counted in."""

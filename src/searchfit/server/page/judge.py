@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
+from weakref import WeakKeyDictionary
 
 from searchfit.config import load_settings
-from searchfit.errors import WorkspaceError
 from searchfit.judgements import Judgement, Record, agreements
 from searchfit.judging import Entry, Page, Pool, Session, questions
 from searchfit.markup import Markup, tag, text
+from searchfit.search import Searcher
 from searchfit.server.page.address import Asked
 from searchfit.server.page.html import hidden, marked, select
 from searchfit.workspace import Workspace
@@ -37,8 +38,8 @@ class Judging:
     @classmethod
     def read(cls, judge: str, count: str) -> Judging:
         """From the values of an address."""
-        wanted = int(count) if count.isdecimal() and int(count[:6]) in QUESTIONS else QUESTIONS[1]
-        return cls(judge.strip()[:NAME_CHARS], wanted)
+        wanted = (number for number in QUESTIONS if str(number) == count)
+        return cls(judge.strip()[:NAME_CHARS], next(wanted, QUESTIONS[1]))
 
     def pairs(self) -> list[tuple[str, str]]:
         """For an address."""
@@ -57,29 +58,29 @@ class Shown:
 
 class Desk:
     """The pools that were made and the sessions of their judges. A pool is made on a thread, once for each
-    version of a workspace's index; a session that was let go of carries on from the record."""
+    version of a workspace's index; a session that was let go of, with its pool or alone, carries on from the
+    record."""
 
     def __init__(self, threads: ThreadPoolExecutor) -> None:
         self._threads = threads
-        self._lock = Lock()
         self._pools: OrderedDict[tuple[Path, str, int], Future[Pool]] = OrderedDict()
-        self._sessions: OrderedDict[tuple[Pool, str], Session] = OrderedDict()
+        self._sessions: WeakKeyDictionary[Pool, OrderedDict[str, Session]] = WeakKeyDictionary()
+        self._lock = Lock()  # of the sessions; one that writes holds it
 
-    def pool(self, workspace: Path, version: str, count: int) -> Pool | None:
+    def pool(self, workspace: Path, searcher: Searcher, version: str, count: int) -> Pool | None:
         """The pool; None while it is being made. Raises what making it raised, and then makes it anew the
-        next time."""
+        next time. To be asked by one thread only."""
         key = workspace, version, count
-        with self._lock:
-            found = self._pools.get(key)
-            if found is None:
-                found = self._pools[key] = self._threads.submit(_pool, workspace, count)
-                while len(self._pools) > _MOST_POOLS:
-                    self._pools.popitem(last=False)[1].cancel()
-            self._pools.move_to_end(key)
-            if not found.done():
-                return None
-            if found.exception() is not None:
-                del self._pools[key]
+        found = self._pools.get(key)
+        if found is None:
+            found = self._pools[key] = self._threads.submit(_pool, workspace, searcher, count)
+            while len(self._pools) > _MOST_POOLS:
+                self._pools.popitem(last=False)[1].cancel()
+        self._pools.move_to_end(key)
+        if not found.done():
+            return None
+        if found.exception() is not None:
+            del self._pools[key]
         return found.result()
 
     def show(self, workspace: Path, pool: Pool, judge: str, whole: bool) -> Shown:
@@ -105,14 +106,14 @@ class Desk:
                 session.judge_it(int(said.action))
 
     def _session(self, workspace: Path, pool: Pool, judge: str) -> Session:
-        key = pool, judge
-        if key not in self._sessions:
+        own = self._sessions.setdefault(pool, OrderedDict())
+        if judge not in own:
             seed = load_settings(Workspace(workspace).settings_file).seed
-            self._sessions[key] = Session(pool, Record(workspace), judge, seed)
-            while len(self._sessions) > _MOST_SESSIONS:
-                self._sessions.popitem(last=False)
-        self._sessions.move_to_end(key)
-        return self._sessions[key]
+            own[judge] = Session(pool, Record(workspace), judge, seed)
+            while len(own) > _MOST_SESSIONS:
+                own.popitem(last=False)
+        own.move_to_end(judge)
+        return own[judge]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +125,9 @@ class Said:
     document: str = ""
 
 
-def _pool(workspace: Path, count: int) -> Pool:
+def _pool(workspace: Path, searcher: Searcher, count: int) -> Pool:
     asked = questions(workspace)
-    try:
-        return Pool.of(workspace, replace(asked, queries=asked.queries[:count]), DEPTH)
-    except FileNotFoundError as error:
-        raise WorkspaceError(
-            f"the workspace has no {Path(error.filename or str(error)).name}, which judging needs.",
-            "Serve the whole folder that searchfit fit made.",
-        ) from error
+    return Pool.of(workspace, replace(asked, queries=asked.queries[:count]), DEPTH, searcher)
 
 
 def welcome(asked: Asked, judging: Judging, said: Sequence[Judgement]) -> list[Markup]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 
-from searchfit.judgements import Record
+from searchfit.feedback import plain
+from searchfit.judgements import JUDGEMENTS, Record
 
 
 class Marks:
@@ -17,9 +18,9 @@ class Marks:
         self._held: dict[Path, tuple[tuple[int, int], dict[tuple[str, str], dict[str, int]]]] = {}
 
     def of(self, workspace: Path, judge: str, query: str) -> Mapping[str, int]:
-        """Grades by document id. Raises WorkspaceError for a damaged file."""
+        """Grades by document id. It may read the whole file. Raises WorkspaceError for a damaged one."""
         try:
-            status = (workspace / "judgements.jsonl").stat()
+            status = (workspace / JUDGEMENTS).stat()
         except FileNotFoundError:
             return {}
         stamp = status.st_mtime_ns, status.st_size
@@ -29,6 +30,7 @@ class Marks:
                 grades: dict[tuple[str, str], dict[str, int]] = {}
                 for each in Record(workspace).judgements():
                     if each.grade is not None:
-                        grades.setdefault((each.judge, each.query), {})[each.document_id] = each.grade
+                        own = grades.setdefault((each.judge, plain(each.query)), {})
+                        own[each.document_id] = each.grade
                 held = self._held[workspace] = stamp, grades
-        return held[1].get((judge, query), {})
+        return held[1].get((judge, plain(query)), {})

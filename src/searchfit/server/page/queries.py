@@ -11,8 +11,8 @@ from typing import Any
 
 from searchfit.markup import Markup, tag, text
 from searchfit.screened import Wanted, artefact, screened_queries
-from searchfit.server.page.address import Asked
-from searchfit.server.page.html import hidden, select
+from searchfit.server.page.address import MOST_SKIPPED, Asked
+from searchfit.server.page.html import hidden, query_field, select, turn
 
 PAGE = 50
 _VERDICTS = (("", "kept and dropped"), ("kept", "kept"), ("dropped", "dropped"))
@@ -51,8 +51,11 @@ def read(workspace: Path, asked: Asked, narrowed: Narrowed) -> Listed:
     wanted = Wanted(kept, narrowed.reason, narrowed.style, contains=asked.query)
     rows = list(islice(screened_queries(workspace, wanted), asked.first, asked.first + PAGE + 1))
     table = pq.read_table(artefact(workspace, "screened.parquet", "screen"), columns=["reason", "style"])
-    counts = [Counter(table[name].to_pylist()) for name in ("reason", "style")]
-    return Listed(rows[:PAGE], len(rows) > PAGE, *counts)
+    reasons, styles = (
+        {each["values"]: each["counts"] for each in table[name].value_counts().to_pylist()}
+        for name in ("reason", "style")
+    )
+    return Listed(rows[:PAGE], len(rows) > PAGE and asked.first < MOST_SKIPPED, reasons, styles)
 
 
 def examples(workspace: Path, count: int = 5) -> list[str]:
@@ -106,21 +109,12 @@ def _form(asked: Asked, narrowed: Narrowed, found: Listed) -> Markup:
         ("", "every style"),
         *((name, f"{name} ({count:,})") for name, count in sorted(found.styles.items())),
     ]
-    field = tag(
-        "input",
-        type="search",
-        name="q",
-        id="q",
-        value=asked.query,
-        placeholder="with these words",
-        dir="auto",
-    )
     reason = hidden([("reason", narrowed.reason)] if narrowed.reason else [])
     return tag(
         "form.choice",
         hidden(Asked(workspace=asked.workspace).pairs()),
         reason,
-        tag("label", tag("span", "Contains"), field),
+        tag("label", tag("span", "Contains"), query_field(asked.query, "with these words")),
         select("verdict", _VERDICTS, narrowed.verdict, "Verdict"),
         select("style", styles, narrowed.style, "Style"),
         tag("button", "Show"),
@@ -153,12 +147,8 @@ def _row(asked: Asked, row: Mapping[str, Any]) -> Markup:
 
 
 def _turn(asked: Asked, narrowed: Narrowed, more: bool) -> Markup:
-    links = []
-    for shown, first, said in (
-        (asked.first > 0, asked.first - PAGE, "← Previous"),
-        (more, asked.first + PAGE, "Next →"),
-    ):
-        if shown:
-            address = replace(asked, first=max(0, first)).link("/queries", *narrowed.pairs())
-            links.append(tag("a", said, href=address))
-    return tag("nav.turn", *links, **{"aria-label": "Pages"}) if links else Markup()
+    before, after = (
+        replace(asked, first=max(0, asked.first + by)).link("/queries", *narrowed.pairs())
+        for by in (-PAGE, PAGE)
+    )
+    return turn(before if asked.first else "", after if more else "")

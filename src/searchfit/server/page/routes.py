@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib import resources
@@ -16,7 +17,7 @@ from searchfit.judgements import Record
 from searchfit.records import Hit
 from searchfit.request import Request, Switches
 from searchfit.server.auth import COOKIE
-from searchfit.server.errors import InvalidError, NotThereError
+from searchfit.server.errors import InvalidError, NotThereError, status_of
 from searchfit.server.page import compare, document, judge, login, queries, search
 from searchfit.server.page.address import Asked
 from searchfit.server.page.facets import Counted, Facets
@@ -77,7 +78,7 @@ class Pages:
             if not asked.query.strip() and not asked.like:
                 body = await self._start(served, asked)
             else:
-                body = search.view(asked, await self._results(served, asked, _judge(http)))
+                body = search.view(asked, await self._results(served, asked, http))
         except SettingsError as error:  # what was typed, half of a filter perhaps
             view = View("Search", "/", search.refused(asked, error.message, error.hint), 422)
             return self._page(view, asked)
@@ -89,15 +90,19 @@ class Pages:
         given = http.query_params
         id_, passage = given.get("id", ""), given.get("passage", "")
         found = await served.work(partial(document.read, id_=id_, passage=passage, query=asked.query))
-        grade = self._marks.of(served.path, _judge(http), asked.query).get(id_)
-        rank = given.get("rank", "")[:6]
+        grade = (await self._graded(served, asked, http)).get(id_)
+        rank, at = given.get("rank", "")[:6], given.get("at", "")[:9]
         # A page of another site could open links in people's names.
         followed = http.headers.get("sec-fetch-site") == "same-origin"
         if self.state.settings.clicks and followed and rank.isdecimal() and asked.query.strip():
             click = Click(asked.query, id_, max(1, int(rank)))
             keep = partial(Feedback(served.path, clicks=True).add, click)
-            await self.state.on(self.state.threads.search, keep)
-        return self._page(View(found.title or found.id, "/", document.view(asked, found, grade)), asked)
+            try:
+                await self.state.on(self.state.threads.search, keep)
+            except SearchfitError as error:  # the reader came for the document
+                status_of(error)  # the log has it
+        body = document.view(asked, found, grade, int(at) if at.isdecimal() else None)
+        return self._page(View(found.title or found.id, "/", body), asked)
 
     async def compare(self, http: Http) -> Response:
         """Systems side by side."""
@@ -107,9 +112,8 @@ class Pages:
         if asked.query.strip():
             place = Workspace(served.path)
             found = await served.work(partial(compare.compare, workspace=place, query=asked.query))
-        with served.lease() as opened:
-            engine = opened.searcher.engine
-        marks = self._marks.of(served.path, _judge(http), asked.query)
+        engine = served.opened.searcher.engine
+        marks = await self._graded(served, asked, http)
         wanted = http.query_params.getlist("system")
         return self._page(
             View("Compare", "/compare", compare.view(asked, engine, found, wanted, marks)), asked
@@ -142,7 +146,7 @@ class Pages:
             said = await self.state.on(self.state.threads.search, Record(served.path).judgements)
             named = replace(judging, judge=_judge(http))
             return self._page(View("Judge", "/judge", judge.welcome(asked, named, said)), asked)
-        pool = self._pool(served, judging)
+        pool = await self._pool(served, judging)
         if pool is None:
             view = View("Judge", "/judge", judge.waiting(), refresh=2)
         else:
@@ -162,7 +166,7 @@ class Pages:
         judging = Judging.read(given.get("judge", ""), given.get("questions", ""))
         if not judging.judge:
             raise InvalidError("the judge has no name.")
-        pool = self._pool(served, judging)
+        pool = await self._pool(served, judging)
         if pool is not None:
             said = judge.Said(given.get("action", ""), given.get("query", ""), given.get("document", ""))
             call = partial(self._desk.act, served.path, pool, judging.judge, said)
@@ -213,9 +217,8 @@ class Pages:
             try:
                 return await handler(http)
             except SearchfitError as error:
-                status = getattr(error, "status", 422 if isinstance(error, SettingsError) else 503)
-                parts = failure(error.message, error.hint)
-                return self._page(View("Error", "", [search.form(Asked()), parts], status), Asked())
+                body = [search.form(Asked()), failure(error.message, error.hint)]
+                return self._page(View("Error", "", body, status_of(error)), Asked())
 
         return handle
 
@@ -249,15 +252,13 @@ class Pages:
                 found = []
             self._examples[served.name] = found
         counted = await served.work(lambda searcher: self._facets[served.name].count(searcher.corpus, asked))
-        with served.lease() as opened:
-            engine = opened.searcher.engine.name
+        engine = served.opened.searcher.engine.name
         told = f"{served.name}: {counted.documents:,} documents, searched by the {engine}."
         return search.start(asked, told, self._examples[served.name])
 
-    async def _results(self, served: Served, asked: Asked, judge_: str) -> Results:
+    async def _results(self, served: Served, asked: Asked, http: Http) -> Results:
         started = time.perf_counter()
-        with served.lease() as opened:
-            where = asked.condition(opened.searcher.columns) or None
+        where = asked.condition(served.opened.searcher.columns) or None
         title = ""
         if asked.like:
 
@@ -278,12 +279,21 @@ class Pages:
             return self._facets[served.name].count(corpus, asked), shown
 
         counted, hits = await served.work(around)
-        marks = self._marks.of(served.path, judge_, asked.query)
-        return Results(hits, counted, seconds, marks, title)
+        most = min(counted.documents - search.PAGE, self.state.settings.max_offset)
+        more = not asked.like and len(hits) == search.PAGE and asked.first < most
+        marks = await self._graded(served, asked, http)
+        return Results(hits, counted, seconds, more, marks, title)
 
-    def _pool(self, served: Served, judging: Judging) -> Any:
-        with served.lease() as opened:
-            return self._desk.pool(served.path, opened.version, judging.questions)
+    async def _graded(self, served: Served, asked: Asked, http: Http) -> Mapping[str, int]:
+        """This judge's marks for the query, by document id."""
+        call = partial(self._marks.of, served.path, _judge(http), asked.query)
+        return await self.state.on(self.state.threads.search, call)
+
+    async def _pool(self, served: Served, judging: Judging) -> Any:
+        searcher = served.opened.searcher
+        # A newer version may have to be opened. The threads that search may all be making pools.
+        version = await asyncio.to_thread(lambda: searcher.version(searcher.corpus))
+        return self._desk.pool(served.path, searcher, version, judging.questions)
 
 
 def add_page(app: FastAPI, state: State) -> None:

@@ -10,7 +10,7 @@ from searchfit.markup import Markup, figure, tag, text
 from searchfit.records import Hit
 from searchfit.server.page.address import Asked
 from searchfit.server.page.facets import Counted, Facet
-from searchfit.server.page.html import failure, hidden, marked
+from searchfit.server.page.html import failure, hidden, marked, query_field, turn
 
 PAGE = 10
 VALUE_CHARS = 80
@@ -20,12 +20,13 @@ FEW = 8  # values of a filter that are shown at once
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What was found, in `seconds`; `marks` are this judge's grades by document id; `like` is the title of
-    the document that others are like."""
+    """What was found, in `seconds`, and whether there is `more`; `marks` are this judge's grades by document
+    id; `like` is the title of the document that others are like."""
 
     hits: Sequence[Hit]
     counted: Counted
     seconds: float
+    more: bool
     marks: Mapping[str, int]
     like: str = ""
 
@@ -33,17 +34,12 @@ class Results:
 def form(asked: Asked, action: str = "/", label: str = "Search") -> Markup:
     """The search field; the conditions of the address go with it."""
     kept = replace(asked, query="", like="", first=0).pairs()
-    field = tag(
-        "input",
-        type="search",
-        name="q",
-        id="q",
-        value=asked.query,
-        placeholder="Ask or describe what you look for",
+    field = query_field(
+        asked.query,
+        "Ask or describe what you look for",
         autocomplete="off",
         maxlength="2000",
         enterkeyhint="search",
-        dir="auto",
         **{"aria-label": "Search query"},
     )
     button = tag("button.main", label)
@@ -255,10 +251,5 @@ def _where(asked: Asked) -> Markup:
 
 def _turn(asked: Asked, found: Results) -> Markup:
     """To the pages before and after."""
-    links = []
-    if asked.first:
-        back = replace(asked, first=max(0, asked.first - PAGE))
-        links.append(tag("a", "← Previous", href=back.link("/"), rel="prev"))
-    if not asked.like and len(found.hits) == PAGE and asked.first + PAGE < found.counted.documents:
-        links.append(tag("a", "Next →", href=replace(asked, first=asked.first + PAGE).link("/"), rel="next"))
-    return tag("nav.turn", *links, **{"aria-label": "Pages"}) if links else Markup()
+    before, after = (replace(asked, first=max(0, asked.first + by)).link("/") for by in (-PAGE, PAGE))
+    return turn(before if asked.first else "", after if found.more else "")
