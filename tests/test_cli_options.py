@@ -7,7 +7,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from searchfit.cli import app
-from searchfit.cli.options import Reading, given
+from searchfit.cli.options import Computing, Reading, given
 from searchfit.errors import SettingsError
 
 
@@ -27,3 +27,9 @@ def test_options_of_a_group_stand_where_its_parameter_does() -> None:
         assert names[names.index("source") + 1 :][: len(shared)] == shared
     found = Reading(text=["a", "b"], table="t").values("x.csv")
     assert given(found) == {"source.source": "x.csv", "source.text": ("a", "b"), "sql.table": "t"}
+
+
+def test_an_address_is_that_of_a_ray_cluster() -> None:
+    assert given(Computing().values()) == {}
+    assert Computing(address="h:1").values() == {"executor.name": "ray", "executor.address": "h:1"}
+    assert given(Computing("local").values()) == {"executor.name": "local"}

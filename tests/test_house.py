@@ -128,6 +128,18 @@ def test_only_the_pipeline_knows_the_stages() -> None:
                 assert "Workspace" not in names, f"{path} opens the workspace"
 
 
+def test_only_one_file_imports_ray() -> None:
+    found = {
+        name(path)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for module in [getattr(node, "module", None) or node.names[0].name]
+        if module.split(".")[0] == "ray"
+    }
+    assert found == {"executors.ray"}
+
+
 def test_importing_the_package_loads_nothing_heavy() -> None:
     code = f"import sys, searchfit; searchfit.__version__; print([m for m in {HEAVY} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -27,6 +27,16 @@ class SearchfitError(Exception):
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Errors travel between processes, and a child may be made from other arguments than these.
+        return _again, (type(self), self.message, self.hint)
+
+
+def _again(kind: type[SearchfitError], message: str, hint: str) -> SearchfitError:
+    error = kind.__new__(kind)
+    SearchfitError.__init__(error, message, hint)
+    return error
+
 
 class SettingsError(SearchfitError):
     """A setting is unknown, has a wrong value or contradicts another."""

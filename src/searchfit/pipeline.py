@@ -26,6 +26,7 @@ from typing import Any
 
 from searchfit.config import Settings, to_toml
 from searchfit.errors import SettingsError, WorkspaceError
+from searchfit.executors import Executor, load_executor
 from searchfit.growth import left_behind
 from searchfit.recipe import STAGES, Stage
 from searchfit.records import StageResult
@@ -60,12 +61,12 @@ class Fit:
         """Run what is not done, stage by stage. Raises SearchfitError; what was finished stays finished."""
         self._check()
         self.workspace.create()
-        with self.workspace.lock():
+        with self.workspace.lock(), contextlib.closing(load_executor(self.settings.executor)) as executor:
             write_bytes(self.workspace.settings_file, to_toml(self.settings).encode())
             for stage in self._stages():
                 manifest = self.workspace.manifest()
                 key, why = self._due(stage, manifest)
-                yield self._run(stage, key, why) if why else Step(stage.name, "")
+                yield self._run(stage, key, why, executor) if why else Step(stage.name, "")
             if self.until == STAGES[-1].name:  # else a later stage may have work to carry on
                 self._tidy()
 
@@ -139,18 +140,19 @@ class Fit:
             parts["outside"] = json.loads(json.dumps(stage.outside(self.settings)))
         return parts
 
-    def _run(self, stage: Stage, key: str, why: str) -> Step:
+    def _run(self, stage: Stage, key: str, why: str, executor: Executor) -> Step:
         folder = self._partial(stage, key)
         inputs = {name: self.workspace.artefact(name) for name in stage.reads}
         _reset_peak_memory()
         started = time.perf_counter()
         version_ = self._version(stage, key)
         forced, cache = stage.name in self.force, self.workspace.cache
-        tools = Tools(folder, version_, self.progress, self.workspace.ledger, forced, cache)
+        tools = Tools(folder, version_, self.progress, self.workspace.ledger, forced, cache, executor)
         task = Task(stage.name, self.settings, inputs)
         served = self._served() if "engine.json" in stage.writes else ""
         with together(task) if stage.trains else contextlib.nullcontext():
             result: StageResult = stage.module.run(self.settings.only(*stage.sections), inputs, tools)
+        executor.release()  # the next stage has other models
         seconds = time.perf_counter() - started
         if served:  # before the new index takes the place of the old, so that no kill loses what was added
             result = replace(result, notes=(*result.notes, *left_behind(self.workspace, served)))

@@ -17,7 +17,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,7 +26,9 @@ import numpy.typing as npt
 
 from searchfit.config import ModelSettings
 from searchfit.encoders import fingerprint, load_encoder, model_digest
+from searchfit.encoders.cross import CrossEncoder, score_pairs
 from searchfit.errors import SettingsError
+from searchfit.executors import LOCAL, Executor, Portable
 from searchfit.fusion import Floats, Rows, Vectors
 from searchfit.metrics import score_ranking
 from searchfit.mining import Taking, score_rows
@@ -35,10 +37,10 @@ from searchfit.significance import Comparison, compare
 from searchfit.workspace import digest, write_json
 
 if TYPE_CHECKING:
-    from searchfit.encoders.cross import CrossEncoder
     from searchfit.encoders.sentence import SentenceEncoder
 
 _PAIRS = 65_536  # pairs whose texts or vectors are held at once
+_SCORED = 2048  # pairs that a cross-encoder reads at a time
 _CHUNK = 512  # passages encoded between two marks of progress
 _MEMBERS = re.compile(r"\+(?=blend(?:\+|$)|cross-encoder:|bi-encoder:)")
 _KINDS = "blend, cross-encoder:MODEL, bi-encoder:MODEL, or several joined by +"
@@ -64,7 +66,8 @@ class Teacher(Protocol):
 class Materials:
     """What teachers are made from: the corpus in arrays with its passages.parquet (row i of both is the same
     passage) and the folder of its keyword index; the untuned engine, its model and `encode`, queries (q) to
-    vectors (q, d), which may look up what was encoded before. `folder` keeps the vectors of other models."""
+    vectors (q, d), which may look up what was encoded before. `folder` keeps the vectors of other models,
+    `executor` lets cross-encoders score."""
 
     corpus: Taking
     passages: Path
@@ -73,6 +76,7 @@ class Materials:
     model: ModelSettings
     encode: Callable[[Sequence[str]], Vectors]
     folder: Path
+    executor: Executor = LOCAL
 
 
 def load_teacher(name: str, materials: Materials) -> Teacher:
@@ -102,7 +106,7 @@ def _load(name: str, materials: Materials) -> Teacher:
     if name == "blend":
         return BlendTeacher(materials)
     if kind == "cross-encoder" and model:
-        return CrossEncoderTeacher(model, materials.passages, materials.model.device)
+        return CrossEncoderTeacher(model, materials.passages, materials.model.device, materials.executor)
     if kind == "bi-encoder" and model:
         # The prompts belong to the student's model; another one brings its own.
         settings = ModelSettings(
@@ -143,23 +147,18 @@ class CrossEncoderTeacher:
     """A cross-encoder as a teacher. Its scores are the sigmoid of the model's output, 0..1: on the scale of
     cosines and blends, so that one temperature, margin and guard serves all teachers."""
 
-    def __init__(self, model: str, passages: Path, device: str = "auto") -> None:
+    def __init__(self, model: str, passages: Path, device: str = "auto", executor: Executor = LOCAL) -> None:
         """`model` is a folder or a hub id, `passages` is passages.parquet. Raises ModelError when the model
         is not to be had; one that is damaged raises it when it first scores."""
         self.name = f"cross-encoder:{model}"
-        self._model, self._device, self._passages = model, device, passages
+        self._passages, self._executor = passages, executor
+        self._score = partial(score_pairs, Portable(partial(CrossEncoder.load, model, device)))
         self._digest = model_digest(model)
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the model's files and the passages."""
         return _hash("cross-encoder", self._digest, digest(self._passages))
-
-    @cached_property
-    def _encoder(self) -> CrossEncoder:
-        from searchfit.encoders.cross import CrossEncoder
-
-        return CrossEncoder.load(self._model, self._device)
 
     @cached_property
     def _texts(self) -> PassageTexts:
@@ -174,7 +173,9 @@ class CrossEncoderTeacher:
             passages = self._texts.take(rows[part][there])
             if passages:
                 asked = [texts[part.start + place] for place in query.tolist()]
-                scores[part][there] = self._encoder.score(asked, passages)
+                starts = range(0, len(asked), _SCORED)
+                pairs = ((asked[i : i + _SCORED], passages[i : i + _SCORED]) for i in starts)
+                scores[part][there] = np.concatenate([*self._executor.map_batches(self._score, pairs)])
         return scores
 
 

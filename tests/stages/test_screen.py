@@ -246,8 +246,6 @@ def test_nonsense_is_noticed(bench: Any, inputs: dict[str, Path], tmp_path: Path
 def test_a_re_ranker_has_the_last_word(
     bench: Any, inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from searchfit.encoders import cross
-
     class Fake:
         """Likes what mentions a rose."""
 
@@ -262,7 +260,7 @@ def test_a_re_ranker_has_the_last_word(
             self.seen.extend(zip(queries, texts, strict=True))
             return np.array([0.4 if "notes 0" in query else 0.6 for query in queries], np.float32)
 
-    monkeypatch.setattr(cross, "CrossEncoder", Fake)
+    monkeypatch.setattr("searchfit.stages.screen.CrossEncoder", Fake)
     garden, text = passage(bench, "garden-0")
     queries = [(text.split(".")[0], garden), ("garden notes 0", garden), ("rose", garden)]
     values = {"screen.reranker": "some/reranker", "screen.reranker_min": 0.5, "screen.top_k": 100}

@@ -15,7 +15,7 @@ from training_tools import make_model
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from two_processes import OBJECTIVES, STEPS, train
+from two_processes import COURSES, STEPS, train
 
 
 def start(model: Path, out: Path, rank: int, port: int) -> Any:
@@ -41,7 +41,7 @@ def test_two_processes_take_the_steps_of_one(tiny_model: Path, tmp_path: Path) -
         port = int(free.getsockname()[1])
     processes = [start(model, out, rank, port) for rank in range(2)]
     try:
-        alone = {name: train(model, tmp_path / name, name)[0] for name in OBJECTIVES}
+        alone = {name: train(model, tmp_path / name, name)[0] for name in COURSES}
         for process in processes:
             output, _ = process.communicate(timeout=150)
             assert process.returncode == 0, output.decode()
@@ -53,7 +53,7 @@ def test_two_processes_take_the_steps_of_one(tiny_model: Path, tmp_path: Path) -
     both = [json.loads((out / f"losses-{rank}.json").read_text()) for rank in range(2)]
     assert both[0] == both[1]
     assert both[0]["cut"] == both[0]["mnr"]
-    for name in OBJECTIVES:
+    for name in COURSES:
         assert len(alone[name]) == STEPS
         assert alone[name][-1] < alone[name][0]
         assert both[0][name] == pytest.approx(alone[name], abs=1e-3)

@@ -13,7 +13,8 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-OBJECTIVES = ("mnr", "mnr-cached")
+COURSES = {"mnr": ("mnr", "shared"), "mnr-cached": ("mnr-cached", "shared"), "separate": ("mnr", "separate")}
+"""By name: the objective, and whether both towers are one."""
 STEPS = 20
 
 
@@ -34,12 +35,13 @@ def train(model: Path, out: Path, name: str, dies: int = -1) -> tuple[list[float
     from searchfit.training.towers import Towers
 
     own, count = parallel.rank(), parallel.processes()
-    towers = Towers.of("shared", SentenceTransformer(str(model), device="cpu"))
+    objective_name, sharing = COURSES[name]
+    towers = Towers.of(sharing, SentenceTransformer(str(model), device="cpu"))
     if own:  # the first process's weights are everybody's
         towers.query[0].auto_model.embeddings.word_embeddings.weight.data.zero_()
     feed = Feed(small_set(48, 1), towers)
     mixture = Mixture([Batches(feed.data, feed.lengths, BatchOptions(8, multiple=2))])
-    objective = load_objective(name, towers, {"gather": True})
+    objective = load_objective(objective_name, towers, {"gather": True})
 
     def loss(step: int, _part: int) -> Any:
         if step == dies:
@@ -57,7 +59,7 @@ def train(model: Path, out: Path, name: str, dies: int = -1) -> tuple[list[float
 
 
 def main() -> None:
-    """Train undisturbed with each objective, and once with a kill; write the losses and the weights."""
+    """Train undisturbed each way, and once with a kill; write the losses and the weights."""
     import torch.distributed as dist
     from safetensors.torch import save_file
 
@@ -65,7 +67,7 @@ def main() -> None:
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     found = {}
-    for name in OBJECTIVES:
+    for name in COURSES:
         found[name], weights = train(model, out / name, name)
         save_file(weights, out / f"{name}-{rank}.safetensors")
     try:

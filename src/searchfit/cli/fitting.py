@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +13,7 @@ from typer import Argument, Option
 
 from searchfit.cli.app import AsJson, WorkspacePath, app, command_line, console, progress_bar, say
 from searchfit.cli.options import (
+    Computing,
     Config,
     Documents,
     Pairs,
@@ -55,6 +58,7 @@ def fit(
     model: Model = None,
     reranker: Annotated[str, Option(help="cross-encoder, a folder or a hub id, that competes")] = "",
     writing: Writing,
+    computing: Computing,
     config: Config = None,
     set_: Sets = None,
     force: Force = None,
@@ -71,6 +75,7 @@ def fit(
         "model.name": model[0] if model else "",
         "rerank.model": reranker,
         **writing.values(),
+        **computing.values(),
     }
     settings = settings_of(None, config, set_, named)
     run = Run(force, until, dry_run, as_json)
@@ -81,10 +86,13 @@ def fit(
 
 
 @app.command()
+@grouped
 def train(
     workspace: WorkspacePath,
     pairs: Pairs = "",
     feedback: Feedback = False,
+    *,
+    computing: Computing,
     config: Config = None,
     set_: Sets = None,
     force: Force = None,
@@ -92,7 +100,11 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train again with other settings. What wins is served, and what holds is not redone."""
-    named = {"pairs.file": pairs, "feedback.workspace": str(workspace.resolve()) if feedback else ""}
+    named = {
+        "pairs.file": pairs,
+        "feedback.workspace": str(workspace.resolve()) if feedback else "",
+        **computing.values(),
+    }
     settings = settings_of(workspace, config, set_, named)
     _work(workspace, settings, Run(force, "report", dry_run, as_json))
 
@@ -124,6 +136,7 @@ def generate(
     *,
     reading: Reading,
     writing: Writing,
+    computing: Computing,
     config: Config = None,
     set_: Sets = None,
     force: Force = None,
@@ -131,7 +144,7 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Only write questions and screen them. `searchfit queries` and `searchfit export` show them."""
-    named = {**reading.values(source), **writing.values()}
+    named = {**reading.values(source), **writing.values(), **computing.values()}
     settings = settings_of(None if source else output, config, set_, named)
     _work(output, settings, Run(force, "screen", dry_run, as_json))
 
@@ -161,12 +174,17 @@ def settings_of(
     return load_settings(config, sets or (), given(named), base)
 
 
+def _only_data() -> AbstractContextManager[object]:
+    """Standard output is for data: what libraries print (Ray, of workers that ended) goes to people."""
+    return redirect_stdout(sys.stderr)
+
+
 def _work(output: Path, settings: Settings, run: Run) -> None:
     from searchfit.pipeline import Fit
     from searchfit.workspace import Workspace
 
     workspace = Workspace(output)
-    with progress_bar() as progress:
+    with _only_data(), progress_bar() as progress:
         work = Fit(workspace, settings, frozenset(run.force or ()), run.until, progress, command_line())
         steps = [_said(step, run.dry_run) for step in (work.plan() if run.dry_run else work.run())]
     if run.as_json:
@@ -181,7 +199,7 @@ def _compare(output: Path, settings: Settings, models: tuple[str, ...], run: Run
     from searchfit.workspace import Workspace
 
     root = Workspace(output)
-    with progress_bar() as progress:
+    with _only_data(), progress_bar() as progress:
         work = Fit(root, settings, frozenset(run.force or ()), run.until, progress, command_line())
         contest = Contest(work, models)
         before, steps = "", []

@@ -89,6 +89,25 @@ class Writing:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Computing:
+    """Where batches are generated, encoded and scored."""
+
+    executor: Annotated[
+        str, Option(metavar="NAME", help="who works on batches: local (this process) or ray (a cluster)")
+    ] = ""
+    address: Annotated[
+        str, Option(metavar="HOST:PORT", help="of the Ray cluster; auto: the one of this machine")
+    ] = ""
+
+    def values(self) -> dict[str, Any]:
+        """These options as settings. An address is that of a Ray cluster."""
+        return {
+            "executor.name": self.executor or ("ray" if self.address else ""),
+            "executor.address": self.address,
+        }
+
+
 def given(values: dict[str, Any]) -> dict[str, Any]:
     """The settings whose option was given: what is empty leaves the setting as it is."""
     return {name: value for name, value in values.items() if value}

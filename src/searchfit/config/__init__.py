@@ -30,6 +30,7 @@ from searchfit.config.sections import (
     ChooseSettings,
     EngineSettings,
     EvaluateSettings,
+    ExecutorSettings,
     GenerateSettings,
     HoldoutSettings,
     IndexSettings,
@@ -58,6 +59,7 @@ __all__ = [
     "DatasetSettings",
     "EngineSettings",
     "EvaluateSettings",
+    "ExecutorSettings",
     "FeedbackSettings",
     "FilesSettings",
     "GenerateSettings",
@@ -124,6 +126,7 @@ class Settings(Section):
     evaluate: EvaluateSettings = EvaluateSettings()
     choose: ChooseSettings = ChooseSettings()
     index: IndexSettings = IndexSettings()
+    executor: ExecutorSettings = ExecutorSettings()
 
     def only(self, *sections: str) -> Settings:
         """A copy that holds just these sections; reading another one raises AttributeError."""

@@ -40,6 +40,18 @@ class ModelSettings(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is fast")
 
 
+class ExecutorSettings(Section):
+    """Where batches are generated, encoded and scored. Nothing that is made depends on it."""
+
+    name: Literal["local", "ray"] = Field("local", description="this process, or actors on a Ray cluster")
+    address: str = Field("auto", description='of the Ray cluster, HOST:PORT; "auto": the one of this machine')
+    actors: int = Field(0, ge=0, description="each with a model of its own; 0: as many as have a place")
+    cpus: float = Field(1.0, gt=0, description="processors of an actor")
+    gpus: float = Field(0.0, ge=0, description="of an actor; 0.5: two share one")
+    in_flight: int = Field(2, ge=1, description="batches that an actor has or waits with, at most")
+    patience: PositiveFloat = Field(600.0, description="seconds to wait for a first actor to start")
+
+
 class PretrainSettings(Section):
     """Adapting the encoder to the passages before tuning, without any query."""
 

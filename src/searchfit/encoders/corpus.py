@@ -7,8 +7,9 @@ as they come; a killed run goes on after the last chunk that reached the disk.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from searchfit.fusion import Floats
+from searchfit.executors import Portable
+from searchfit.fusion import Floats, Vectors
 from searchfit.records import encoded_text
 from searchfit.workspace import write_json
 
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
     from searchfit.encoders.sentence import SentenceEncoder
 
 _CHUNK = 512  # passages between two marks of progress
+
+Read = tuple[list[str], list[list[tuple[int, int]]]]
+"""Texts of passages, and where the sentences stand in each."""
+Encode = Callable[[Iterable[Read]], Iterator[tuple[Vectors, Vectors]]]
+"""The vectors of passages and of their sentences, batch by batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +67,21 @@ def encoded(artefacts: Mapping[str, Path], tower: float) -> Path:
 
 
 def encode_corpus(
-    encoder: SentenceEncoder, file: Path, folder: Path, progress: Callable[[int, int], None]
+    encoder: SentenceEncoder,
+    file: Path,
+    folder: Path,
+    progress: Callable[[int, int], None],
+    encode: Encode | None = None,
 ) -> tuple[int, int]:
     """Encode the passages of a Parquet file (records.PASSAGES) into a folder; how many passages and
-    sentences there are. `progress` is told (done, all) passages."""
+    sentences there are. `progress` is told (done, all) passages. `encode` does it somewhere else, with an
+    equal encoder."""
     folder.mkdir(parents=True, exist_ok=True)
     offsets, documents = _layout(file)
     np.save(folder / "offsets.npy", offsets)
     np.save(folder / "documents.npy", documents)
-    _encode(encoder, file, folder, offsets, progress)
+    encode = encode or partial(encode_passages, Portable(lambda: encoder))
+    _encode(encode, encoder.dimension, file, folder, offsets, progress)
     passages = np.load(folder / "passages.npy", mmap_mode="r")
     write_json(folder / "info.json", asdict(Encoding.of(encoder.similarity, passages)))
     return len(documents), int(offsets[-1])
@@ -82,24 +95,30 @@ def _layout(file: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     return offsets, table["document"].to_numpy().astype(np.int32)
 
 
+def encode_passages(
+    encoder: Portable[SentenceEncoder], batches: Iterable[Read]
+) -> Iterator[tuple[Vectors, Vectors]]:
+    """Work of an executor: see `Encode`."""
+    for texts, spans in batches:
+        yield encoder.model.encode_passages(texts, spans)
+
+
 def _encode(
-    encoder: SentenceEncoder,
+    encode: Encode,
+    dimension: int,
     file: Path,
     folder: Path,
     offsets: npt.NDArray[np.int64],
     progress: Callable[[int, int], None],
 ) -> None:
     count = len(offsets) - 1
-    passages = _open(folder / "passages.npy", (count, encoder.dimension))
-    sentences = _open(folder / "sentences.npy", (int(offsets[-1]), encoder.dimension))
+    passages = _open(folder / "passages.npy", (count, dimension))
+    sentences = _open(folder / "sentences.npy", (int(offsets[-1]), dimension))
     mark = folder / "progress.json"
     done = json.loads(mark.read_text())["passages"] if mark.exists() else 0
-    for start, batch in _batches(file):
-        if start < done:
-            continue
-        texts, spans = _read(batch)
-        end = start + len(texts)
-        vectors, units = encoder.encode_passages(texts, spans)
+    start = done
+    for vectors, units in encode(_read(batch) for first, batch in _batches(file) if first >= done):
+        end = start + len(vectors)
         alone = np.flatnonzero(np.diff(offsets[start : end + 1]) == 1)
         units[offsets[start + alone] - offsets[start]] = vectors[alone]  # the only sentence is the passage
         passages[start:end] = vectors
@@ -108,6 +127,7 @@ def _encode(
         sentences.flush()
         write_json(mark, {"passages": end})
         progress(end, count)
+        start = end
     mark.unlink(missing_ok=True)
 
 
@@ -119,8 +139,8 @@ def _batches(file: Path) -> Iterator[tuple[int, pa.RecordBatch]]:
         start += batch.num_rows
 
 
-def _read(batch: pa.RecordBatch) -> tuple[list[str], list[list[tuple[int, int]]]]:
-    """What is encoded: texts with their titles, and where the sentences stand in them."""
+def _read(batch: pa.RecordBatch) -> Read:
+    """What is encoded: texts with their titles."""
     texts, spans = [], []
     for title, text, ends in zip(
         *(batch[name].to_pylist() for name in ("title", "text", "sentences")), strict=True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +12,7 @@ from searchfit.encoders import locate
 from searchfit.encoders.build import positions, transformer_folder
 from searchfit.encoders.sentence import autocast, has_fast_bf16, loading, model_errors
 from searchfit.errors import ModelError
+from searchfit.executors import Portable
 from searchfit.fusion import Floats
 
 if TYPE_CHECKING:
@@ -95,6 +96,14 @@ class CrossEncoder:
     @property
     def _window(self) -> int:
         return int(self.model.max_seq_length or 512)
+
+
+def score_pairs(
+    encoder: Portable[CrossEncoder], batches: Iterable[tuple[Sequence[str], Sequence[str]]]
+) -> Iterator[Floats]:
+    """Work of an executor: `CrossEncoder.score` of queries with their texts."""
+    for queries, texts in batches:
+        yield encoder.model.score(queries, texts)
 
 
 def sigmoid(raw: Floats) -> Floats:

@@ -10,6 +10,7 @@ from typing import Protocol
 from searchfit.config import Settings
 from searchfit.encoders import model_digest
 from searchfit.errors import SettingsError
+from searchfit.executors import LOCAL, Executor
 from searchfit.records import Passage
 from searchfit.workspace import digest
 
@@ -147,8 +148,13 @@ def outside(settings: Settings) -> dict[str, str]:
     return found
 
 
-def load_generator(part: Part, settings: Settings, statistics: Statistics) -> Generator:
+def load_generator(
+    part: Part, settings: Settings, statistics: Statistics, executor: Executor = LOCAL
+) -> Generator:
     """Load one generator; it reads the sections generate, t5, prompt, chat, openai and seed.
+
+    Its batches go through the executor, by default in this process; requests to a server always leave from
+    here, where what they cost is counted. `statistics` can be pickled.
 
     Raises MissingExtraError, ModelError, SettingsError, or GeneratorError (an absent key).
     """
@@ -156,15 +162,15 @@ def load_generator(part: Part, settings: Settings, statistics: Statistics) -> Ge
     if part.kind == "phrases":
         from searchfit.generators.phrases import PhraseGenerator
 
-        return PhraseGenerator(per_passage, settings.seed, statistics)
+        return PhraseGenerator(per_passage, settings.seed, statistics, executor)
     if part.kind == "t5":
         from searchfit.generators.t5 import T5Generator
 
-        return T5Generator(part.name, part.model or DEFAULT_T5, per_passage, settings)
+        return T5Generator(part.name, part.model or DEFAULT_T5, per_passage, settings, executor)
     if part.kind == "chat":
         from searchfit.generators.chat import ChatGenerator
 
-        return ChatGenerator(part.name, part.model, per_passage, settings)
+        return ChatGenerator(part.name, part.model, per_passage, settings, executor)
     from searchfit.generators.openai import OpenAIGenerator
 
     return OpenAIGenerator(part.name, part.model, per_passage, settings)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from searchfit.config import ChatSettings, Settings
 from searchfit.encoders import locate, model_digest
 from searchfit.errors import MissingExtraError, ModelError, SettingsError
+from searchfit.executors import LOCAL, Executor
 from searchfit.generators import Task, Written
 from searchfit.generators.answers import parse
 from searchfit.generators.batching import Item, halving, seed_of, task_batches
@@ -44,12 +45,24 @@ class ChatGenerator:
     quantization without a GPU, and MissingExtraError where its library is not installed.
     """
 
-    def __init__(self, name: str, model: str, per_passage: int, settings: Settings) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        per_passage: int,
+        settings: Settings,
+        executor: Executor = LOCAL,
+    ) -> None:
+        self._arguments = (name, model, per_passage, settings)
+        self._executor = executor
         self.name, self.per_passage = name, per_passage
         self._model_name, self._settings, self._seed = model, settings.chat, settings.seed
         self._template = Template.load(settings.prompt, per_passage, settings.seed)
         self._folder = locate(model)
         _check_quantization(self._settings, self._settings.device)
+
+    def __reduce__(self) -> tuple[type[ChatGenerator], tuple[str, str, int, Settings]]:
+        return ChatGenerator, self._arguments
 
     @property
     def fingerprint(self) -> str:
@@ -85,21 +98,29 @@ class ChatGenerator:
         """See `Generator.write`: a batch at a time."""
         device = _device(self._settings.device)
         budget = self._settings.batch_tokens or _BATCH_TOKENS["cpu" if device == "cpu" else "gpu"]
-        for batch in task_batches(
+        batches = task_batches(
             tasks,
-            lambda passages: self._engine.tokens([self._chat(passage) for passage in passages]),
+            lambda passages: self._reader.tokens([self._chat(passage) for passage in passages]),
             budget,
             reserve=self._settings.max_new_tokens,
-        ):
-            yield self._answered(batch)
+        )
+        return self._executor.map_batches(self._answers, batches)
+
+    @cached_property
+    def _reader(self) -> _Reader:
+        return _Reader.load(str(self._folder))
 
     @cached_property
     def _engine(self) -> _Engine:
-        return _Engine.load(str(self._folder), self._settings)
+        return _Engine.load(str(self._folder), self._reader.tokenizer, self._settings)
 
     def _chat(self, passage: Passage) -> tuple[str, str]:
-        prompt = self._template.prompt(passage, special=self._engine.special)
+        prompt = self._template.prompt(passage, special=self._reader.special)
         return prompt.system, prompt.user
+
+    def _answers(self, batches: Iterable[Sequence[Item]]) -> Iterator[list[Written]]:
+        for batch in batches:
+            yield self._answered(batch)
 
     def _answered(self, batch: Sequence[Item]) -> list[Written]:
         window = self._engine.window - self._settings.max_new_tokens
@@ -124,7 +145,7 @@ class ChatGenerator:
         seed = seed_of(self._seed, str(number), *(item.tokens for item in part))
         done = []
         for item, (reply, many) in zip(part, self._engine.replies(part, seed), strict=True):
-            prompt = self._template.prompt(item.passage, special=self._engine.special)
+            prompt = self._template.prompt(item.passage, special=self._reader.special)
             answer = parse(reply, prompt)
             if answer.fault and not answer.final and self._settings.temperature:
                 again.append(item)
@@ -157,50 +178,22 @@ def _check_quantization(settings: ChatSettings, device: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Engine:
-    """A loaded model and its tokenizer."""
+class _Reader:
+    """A tokenizer and its control tokens."""
 
-    model: Any
     tokenizer: Any
-    device: torch.device
     special: tuple[str, ...]
 
     @classmethod
-    def load(cls, folder: str, settings: ChatSettings) -> _Engine:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+    def load(cls, folder: str) -> _Reader:
+        from transformers import AutoTokenizer
 
-        from searchfit.encoders.sentence import has_fast_bf16, quiet, tune_process
+        from searchfit.encoders.sentence import quiet
 
         quiet()
-        tune_process()
-        device = torch.device(_device(settings.device))
-        bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_fast_bf16(device))
-        dtype = torch.bfloat16 if bf16 else torch.float32
         with _load_errors(folder):
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            model, loading = AutoModelForCausalLM.from_pretrained(
-                folder,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-                dtype=dtype,
-                **_quantized(settings, device, dtype),
-            )
-        # An encoder would load too, its language head made up at random.
-        if absent := sorted(loading["missing_keys"]):
-            raise ModelError(f"the model in {folder} is not a language model: no {absent[0]}.", _HINT)
-        if settings.quantization == "none":
-            model.to(device)
-        model.eval()
-        # Replaced as a whole: what the folder's file says of top_k or penalties must not be mixed in.
-        model.generation_config = _decoding(model, tokenizer, settings)
-        return cls(model, tokenizer, device, _special(tokenizer))
-
-    @property
-    def window(self) -> int:
-        """Tokens of prompt and answer together."""
-        return int(getattr(self.model.config, "max_position_embeddings", None) or 1 << 30)
+        return cls(tokenizer, _special(tokenizer))
 
     def tokens(self, chats: Sequence[tuple[str, str]]) -> list[list[int]]:
         """The token numbers of (system, user) messages, up to where the answer begins."""
@@ -222,6 +215,51 @@ class _Engine:
             return str(self.tokenizer.apply_chat_template(messages, **options))
         except TemplateError:  # some families have no system message
             return str(self.tokenizer.apply_chat_template(merged, **options))
+
+
+@dataclass(frozen=True)
+class _Engine:
+    """A loaded model."""
+
+    model: Any
+    tokenizer: Any
+    device: torch.device
+
+    @classmethod
+    def load(cls, folder: str, tokenizer: Any, settings: ChatSettings) -> _Engine:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        from searchfit.encoders.sentence import has_fast_bf16, quiet, tune_process
+
+        quiet()
+        tune_process()
+        device = torch.device(_device(settings.device))
+        bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_fast_bf16(device))
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        with _load_errors(folder):
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                folder,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                dtype=dtype,
+                **_quantized(settings, device, dtype),
+            )
+        # An encoder would load too, its language head made up at random.
+        if absent := sorted(loading["missing_keys"]):
+            raise ModelError(f"the model in {folder} is not a language model: no {absent[0]}.", _HINT)
+        if settings.quantization == "none":
+            model.to(device)
+        model.eval()
+        # Replaced as a whole: what the folder's file says of top_k or penalties must not be mixed in.
+        model.generation_config = _decoding(model, tokenizer, settings)
+        return cls(model, tokenizer, device)
+
+    @property
+    def window(self) -> int:
+        """Tokens of prompt and answer together."""
+        return int(getattr(self.model.config, "max_position_embeddings", None) or 1 << 30)
 
     def replies(self, part: Sequence[Item], seed: int) -> list[tuple[str, int]]:
         """The text of each answer, and how many tokens it has."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from random import Random
 
+from searchfit.executors import LOCAL, Executor
 from searchfit.generators import Statistics, Task, Written
 from searchfit.records import Passage
 from searchfit.text import CJK, sentences, word_count, words
@@ -62,6 +63,12 @@ _POINTS_BACK = re.compile(r"\b(?:it|its|them|their|this|that|these|those|him|her
 _REASON = re.compile(r"\b(?:because|due to|caused? by|as a result|in order to|since)\b", re.IGNORECASE)
 
 
+def _groups(tasks: Iterable[Task]) -> Iterator[list[Passage]]:
+    waiting = (task.passage for task in tasks if not task.known)
+    while group := list(islice(waiting, _GROUP)):
+        yield group
+
+
 class PhraseGenerator:
     """Writes up to `per_passage` queries a passage. What it writes follows from the seed, the passage and the
     corpus statistics alone, so neither order nor batches matter.
@@ -70,8 +77,11 @@ class PhraseGenerator:
     name = "phrases"
     details: Mapping[str, str] = {}
 
-    def __init__(self, per_passage: int, seed: int, statistics: Statistics) -> None:
+    def __init__(
+        self, per_passage: int, seed: int, statistics: Statistics, executor: Executor = LOCAL
+    ) -> None:
         self.per_passage, self._seed, self._statistics = per_passage, seed, statistics
+        self._executor = executor
         self._rarest = float(statistics.idf("\x00"))
         self.fingerprint = f"phrases-{_VERSION} {per_passage} {statistics.fingerprint}"
 
@@ -85,8 +95,13 @@ class PhraseGenerator:
 
     def write(self, tasks: Iterable[Task]) -> Iterator[Sequence[Written]]:
         """See `Generator.write`."""
-        waiting = (task.passage for task in tasks if not task.known)
-        while group := list(islice(waiting, _GROUP)):
+        return self._executor.map_batches(self._written, _groups(tasks))
+
+    def __reduce__(self) -> tuple[type[PhraseGenerator], tuple[int, int, Statistics]]:
+        return PhraseGenerator, (self.per_passage, self._seed, self._statistics)
+
+    def _written(self, groups: Iterable[Sequence[Passage]]) -> Iterator[Sequence[Written]]:
+        for group in groups:
             yield [Written(passage, tuple(self._queries(passage).items())) for passage in group]
 
     def _queries(self, passage: Passage) -> dict[str, str]:

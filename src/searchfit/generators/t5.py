@@ -19,6 +19,7 @@ from searchfit.config import Settings
 from searchfit.encoders import locate, model_digest
 from searchfit.encoders.sentence import usable_cores
 from searchfit.errors import SettingsError
+from searchfit.executors import LOCAL, Executor
 from searchfit.generators import Task, Written
 from searchfit.generators.batching import Item, halving, task_batches
 
@@ -39,7 +40,14 @@ class T5Generator:
     from the settings and from its own text, so that a run that was killed and carried on writes the same.
     """
 
-    def __init__(self, name: str, model: str, per_passage: int, settings: Settings) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        per_passage: int,
+        settings: Settings,
+        executor: Executor = LOCAL,
+    ) -> None:
         """Reads the model's configuration; weights are loaded for the first passage that needs them.
 
         Raises ModelError where `model` (a folder or a hub id) is absent or no encoder-decoder, SettingsError
@@ -48,6 +56,8 @@ class T5Generator:
         from searchfit.generators.t5_engines import Decoding, choose_engine, read_config
 
         options = settings.t5
+        self._arguments = (name, model, per_passage, settings)
+        self._executor = executor
         self.name = name
         self.folder = locate(model)
         self.revision = model_digest(model)
@@ -63,6 +73,9 @@ class T5Generator:
         self.engine_name, self.device = choose_engine(options)
         self.decoding: Decoding = Decoding.of(options, per_passage)
         self.per_passage = self.decoding.queries
+
+    def __reduce__(self) -> tuple[type[T5Generator], tuple[str, str, int, Settings]]:
+        return T5Generator, self._arguments
 
     @property
     def fingerprint(self) -> str:
@@ -99,9 +112,9 @@ class T5Generator:
         kind = "cpu" if self.device == "cpu" else "gpu"
         budget = self.settings.batch_tokens or _BATCH_TOKENS[kind]
         reserve = self.decoding.rows * self.decoding.max_new_tokens
-        yield from self._at_once(task_batches(tasks, self._tokenize, budget, reserve))
+        return self._executor.map_batches(self._at_once, task_batches(tasks, self._tokenize, budget, reserve))
 
-    def _at_once(self, batches: Iterator[list[Item]]) -> Iterator[list[Written]]:
+    def _at_once(self, batches: Iterable[list[Item]]) -> Iterator[list[Written]]:
         """What was made of each batch, in order; as many are under way as the engine has workers."""
         with ThreadPoolExecutor(max(4, usable_cores())) as pool:
             waiting: deque[Future[list[Written]]] = deque()

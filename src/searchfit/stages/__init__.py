@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from searchfit.executors import LOCAL, Executor
+
 
 class Progress(Protocol):
     """Told how far a stage is; `total` 0 means unknown, `note` stands beside it, for example a cost."""
@@ -27,7 +29,8 @@ def silent(label: str, done: int, total: int, note: str = "") -> None:
 class Tools:
     """What the pipeline lends a stage: the folder to write to, the key of this run (a hash of settings and
     inputs), whom to tell of progress, the ledger of generators (outlives runs; None: beside the output),
-    whether the user forced the stage, and a folder of vectors that outlive runs (None: beside the output)."""
+    whether the user forced the stage, a folder of vectors that outlive runs (None: beside the output), and
+    who works on batches."""
 
     output: Path
     key: str = ""
@@ -35,3 +38,4 @@ class Tools:
     ledger: Path | None = None
     forced: bool = False
     cache: Path | None = None
+    executor: Executor = LOCAL

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from searchfit.config import Settings
 from searchfit.encoders import load_encoder
-from searchfit.encoders.corpus import encode_corpus
+from searchfit.encoders.corpus import encode_corpus, encode_passages
+from searchfit.executors import Portable
 from searchfit.records import StageResult
 from searchfit.stages import Tools
 
@@ -16,12 +18,14 @@ VERSION = 2
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
     """Read passages.parquet, write encoded/. Raises ModelError when the model cannot be loaded."""
-    encoder = load_encoder(settings.model)
+    portable = Portable(partial(load_encoder, settings.model))
+    encoder = portable.model
     passages, sentences = encode_corpus(
         encoder,
         inputs["passages.parquet"],
         tools.output / "encoded",
         lambda done, total: tools.progress("encode", done, total),
+        partial(tools.executor.map_batches, partial(encode_passages, portable)),
     )
     return StageResult(
         counts={

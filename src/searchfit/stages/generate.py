@@ -42,7 +42,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     """
     named = parts(settings)
     statistics = _Statistics(inputs["keyword"])
-    writers = [load_generator(part, settings, statistics) for part in named]
+    writers = [load_generator(part, settings, statistics, tools.executor) for part in named]
     mean = sum(part.share * writer.per_passage for part, writer in zip(named, writers, strict=True))
     with (
         pq.ParquetFile(inputs["passages.parquet"]) as file,
@@ -228,13 +228,17 @@ def _owners(ids: Sequence[str], shares: Sequence[float], seed: int) -> Rows:
 
 
 class _Statistics:
-    """The keyword index as generators see it."""
+    """The keyword index as generators see it; pickled as the folder that holds it."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         index = KeywordIndex.load(folder)
         self.fingerprint = digest(folder)
         self.idf = index.idf
         self.terms = index.analyzer.terms
+
+    def __reduce__(self) -> tuple[type[_Statistics], tuple[Path]]:
+        return _Statistics, (self._folder.absolute(),)
 
 
 class _Passages:

@@ -131,6 +131,7 @@ class _School:
                 settings.model,
                 encode,
                 tools.output / "teachers",
+                tools.executor,
             ),
         )
         self.encode = encode

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from searchfit.config import Settings
 from searchfit.encoders import load_encoder
-from searchfit.encoders.corpus import encode_corpus
+from searchfit.encoders.corpus import encode_corpus, encode_passages
+from searchfit.encoders.sentence import SentenceEncoder
 from searchfit.encoders.trained import Trained
+from searchfit.executors import Portable
 from searchfit.records import StageResult
 from searchfit.stages import Tools
 from searchfit.workspace import write_json
@@ -27,12 +29,15 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     folder = tools.output / "encoded_tuned"
     folder.mkdir(parents=True, exist_ok=True)
     shares = sorted({*settings.reencode.merges, 1.0}) if trained.both else []
-    encoder = load_encoder(settings.model) if shares else None
+    untuned = Portable(partial(load_encoder, settings.model))
     for share in shares:
-        if encoder is not None:
-            told = partial(tools.progress, f"encode, tuned {share:.0%}")
-            encode_corpus(
-                trained.encoder(encoder, share), inputs["passages.parquet"], folder / f"{share:g}", told
-            )
+        told = partial(tools.progress, f"encode, tuned {share:.0%}")
+        tuned = Portable(partial(_tuned, untuned, trained, share))
+        encode = partial(tools.executor.map_batches, partial(encode_passages, tuned))
+        encode_corpus(tuned.model, inputs["passages.parquet"], folder / f"{share:g}", told, encode)
     write_json(folder / "shares.json", shares)
     return StageResult(counts={"encodings": len(shares)})
+
+
+def _tuned(untuned: Portable[SentenceEncoder], trained: Trained, share: float) -> SentenceEncoder:
+    return trained.encoder(untuned.model, share)

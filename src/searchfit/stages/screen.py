@@ -8,7 +8,9 @@ al. 2019, "Synthetic QA Corpora Generation with Roundtrip Consistency").
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from searchfit.config import ScreenSettings, Settings
-from searchfit.encoders import load_encoder
+from searchfit.encoders import encode_queries, load_encoder
+from searchfit.encoders.cross import CrossEncoder, score_pairs
+from searchfit.executors import Portable
 from searchfit.fusion import Rows, Vectors, rank
 from searchfit.keyword import Analyzer
 from searchfit.records import PAIRS, SCREENED, Drop, StageResult, encoded_text
@@ -30,6 +34,9 @@ VERSION = 2
 
 _NO_MODEL = "phrases"
 """The generator whose queries are crops of passages by design."""
+
+_CHUNK = 1024
+"""Queries that a model reads at a time."""
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
@@ -46,7 +53,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     analyzer = corpus.keyword.analyzer
     copies = work.read(analyzer)
     looked = work.left()
-    vectors = load_encoder(settings.model).encode_queries([work.texts[row] for row in looked])
+    vectors = work.vectors(looked, corpus.passages.shape[1])
     k = round_trip_depth(settings.screen, len(np.unique(corpus.documents)))
     work.look_up(corpus, vectors, looked, k)
     kept = np.isin(looked, work.left())
@@ -115,6 +122,14 @@ class _Work:
             self._tools.progress("reading queries", done, len(self.texts))
         return copies
 
+    def vectors(self, rows: Rows, dimension: int) -> Vectors:
+        """(n, dimension) the untuned vectors of the queries in rows (n)."""
+        texts = [self.texts[row] for row in rows]
+        batches = (texts[start : start + _CHUNK] for start in range(0, len(texts), _CHUNK))
+        encode = partial(encode_queries, Portable(partial(load_encoder, self._settings.model)))
+        found = self._tools.executor.map_batches(encode, batches)
+        return np.concatenate([np.empty((0, dimension), np.float32), *found])
+
     def look_up(self, corpus: ArrayCorpus, vectors: Vectors, rows: Rows, k: int) -> None:
         """Drop rows (n), with vectors (n, d), whose own document is not among the teacher's first k, and
         those that many documents answer equally well. In a small corpus the top is the whole corpus, so
@@ -135,31 +150,36 @@ class _Work:
 
     def rerank(self) -> None:
         """Drop what the cross-encoder does not take for an answer."""
-        from searchfit.encoders.cross import CrossEncoder
-
         screen = self._settings.screen
-        model = CrossEncoder.load(screen.reranker, self._settings.model.device)
-        rows = self.left()
-        waiting: list[tuple[int, str]] = []
-        done = 0
+        model = Portable(partial(CrossEncoder.load, screen.reranker, self._settings.model.device))
+        rows, done = self.left(), 0
+        under_way: deque[list[int]] = deque()
 
-        def judge() -> None:
-            scores = model.score([self.texts[row] for row, _ in waiting], [text for _, text in waiting])
-            low = np.array([row for row, _ in waiting], np.int64)[scores < screen.reranker_min]
-            self.drop(low, f"the re-ranker scores it below {screen.reranker_min:g}")
+        def pairs() -> Iterator[tuple[list[str], list[str]]]:
+            for part in self._beside_passages(rows):
+                under_way.append([row for row, _ in part])
+                yield [self.texts[row] for row, _ in part], [text for _, text in part]
+
+        for scores in self._tools.executor.map_batches(partial(score_pairs, model), pairs()):
+            judged = np.array(under_way.popleft(), np.int64)
+            reason = f"the re-ranker scores it below {screen.reranker_min:g}"
+            self.drop(judged[scores < screen.reranker_min], reason)
+            done += len(judged)
             self._tools.progress("re-ranking queries", done, len(rows))
-            waiting.clear()
 
+    def _beside_passages(self, rows: Rows) -> Iterator[list[tuple[int, str]]]:
+        """Some rows at a time, each with the text of its query's passage."""
+        part: list[tuple[int, str]] = []
         for places, record in by_passage(
             self._inputs["passages.parquet"], self._own[rows], ["title", "text"]
         ):
             text = encoded_text(record["title"], record["text"])
-            waiting += [(int(rows[place]), text) for place in places]
-            done += len(places)
-            if len(waiting) >= 1024:
-                judge()
-        if waiting:
-            judge()
+            part += [(int(rows[place]), text) for place in places]
+            if len(part) >= _CHUNK:
+                yield part
+                part = []
+        if part:
+            yield part
 
     def write(self, rows: Rows) -> None:
         """Write pairs.parquet with the rows that stay, and screened.parquet."""
