@@ -147,7 +147,7 @@ STAGES = (
     ),
     Stage(
         "label",
-        ("pairs", "queries", "feedback"),
+        ("pairs", "queries", "feedback", "holdout", "seed"),
         ("documents.parquet", "passages.parquet", "holdout.parquet"),
         ("labelled.parquet", "asked.json"),
         _pairs,

@@ -90,7 +90,8 @@ LABELLED = pa.schema(
 )
 """labelled.parquet: the user's pairs of a query and a text, of label 1 (answers) to 0 (does not). `passage`
 and `document` are rows of the tables where the text is in the corpus, else -1. Pairs of one query share
-their split; that of a document's queries is the document's, and pairs of judged dev questions are dev."""
+their split: that of a held-out document that answers it, else "train" or, for a share of them, "dev" or
+"test"; pairs of judged dev questions are "dev"."""
 
 Units = Literal["passage", "sentence", "both"]
 

@@ -164,8 +164,12 @@ class ScreenSettings(Section):
 class HoldoutSettings(Section):
     """How documents are divided into train, dev and test."""
 
-    dev: float = Field(0.1, gt=0, lt=0.5, description="share of documents for choosing")
-    test: float = Field(0.1, gt=0, lt=0.5, description="share of documents for the report")
+    dev: float = Field(
+        0.1, gt=0, lt=0.5, description="share of documents, and of labelled questions, for choosing"
+    )
+    test: float = Field(
+        0.1, gt=0, lt=0.5, description="share of documents, and of labelled questions, for the report"
+    )
     near_duplicate: float = Field(0.7, gt=0, le=1, description="Jaccard similarity of word shingles")
     judge: str = Field(
         "auto",
@@ -289,7 +293,7 @@ class EvaluateSettings(Section):
     keyword_weights: tuple[float, ...] = Field((0.5, 1.0, 1.5), description="blends shown in the report")
     merges: tuple[float, ...] = Field((0.25, 0.5, 0.75), description="shares of the tuned weights")
     min_labelled: int = Field(
-        30, ge=1, description="with as many labelled questions on held-out documents, they judge"
+        30, ge=1, description="with as many held-out labelled questions each for dev and test, they judge"
     )
     max_queries: int = Field(2000, ge=10, description="dev and test queries, each, sampled evenly")
     metrics: tuple[str, ...] = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -31,7 +32,7 @@ from searchfit.stages import Tools
 from searchfit.teachers import PassageTexts
 from searchfit.workspace import write_json, write_table
 
-VERSION = 1
+VERSION = 2
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
@@ -80,7 +81,12 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
             "systems": len(board.scores),
             "leaks": left_out,
         },
-        notes=(*rivals.notes, *_leak_notes(leaks), *_rerank_notes(settings.rerank, pairs)),
+        notes=(
+            *_kinds(questions),
+            *rivals.notes,
+            *_leak_notes(leaks),
+            *_rerank_notes(settings.rerank, pairs),
+        ),
     )
 
 
@@ -194,19 +200,29 @@ def _without_leaks(
     settings: Settings, inputs: Mapping[str, Path], questions: Questions, document_ids: list[str]
 ) -> tuple[Questions, dict[str, Any]]:
     """The questions without those that training has seen, and what systems.json tells of them. The documents
-    of the user's own questions may be trained on: there only the questions are to be new."""
+    of the user's own questions, and any that holdout gives to training, may be trained on: there only the
+    questions are to be new."""
     number = {id_: row for row, id_ in enumerate(document_ids)}
     asked = leaked_questions(inputs, questions.texts)
     leaks: list[Leak] = []
     compared = 0
     if questions.held_out:
+        split = pq.read_table(inputs["holdout.parquet"], columns=["split"])["split"].to_pylist()
         rows = {number[id_] for relevant in questions.relevant for id_ in relevant}
-        held_out = np.array(sorted(rows), np.int64)
+        held_out = np.array(sorted(row for row in rows if split[row] != "train"), np.int64)
         leaks, compared = leaked_documents(inputs, held_out, settings.evaluate.leak_share)
     seen = {document_ids[leak.document] for leak in leaks}
     out = [place for place, relevant in enumerate(questions.relevant) if seen & relevant.keys()]
     told = to_dict(leaks, [questions.texts[place] for place in asked], document_ids, compared)
     return questions.without(sorted({*asked, *out})), told
+
+
+def _kinds(questions: Questions) -> Iterator[str]:
+    """How many labelled questions there are of each style."""
+    if questions.kind == "judged" and questions.held_out:
+        count = Counter(zip(questions.styles, questions.splits, strict=True))
+        for style in sorted(set(questions.styles)):
+            yield f"{style}: {count[style, 'dev']} dev and {count[style, 'test']} test questions."
 
 
 def _leak_notes(leaks: Mapping[str, Any]) -> Iterator[str]:

@@ -124,7 +124,7 @@ def _towers(encoder: SentenceEncoder, settings: TrainSettings) -> Towers:
 
 
 def _dev_queries(inputs: Mapping[str, Path]) -> DevQueries:
-    """The user's labelled questions that a passage of a dev document answers; where those are few, the
+    """The user's labelled questions of the dev split that a passage answers; where those are few, the
     generated ones of dev documents too."""
     pairs = pq.read_table(inputs["pairs.parquet"], columns=["text", "passage"])
     dev = pair_splits(inputs["pairs.parquet"], inputs["holdout.parquet"]) == "dev"
