@@ -37,6 +37,7 @@ FLOORS = (
         "export",
         *("rivals", "questions"),
         "search",
+        "prior",
         *("views", "catalog", "screened"),
         "found",
         "request",
@@ -50,7 +51,7 @@ FLOORS = (
     *("overlap", "screening", "snippets", "keyword", "text", "shingles"),
     *("markup", "saving", "cleaning"),
     "mining",
-    *("legs", "semantic", "fusion"),
+    *("legs", "semantic", "interaction", "fusion"),
     *("metrics", "similarity", "significance", "journal", "workspace", "config", "toml", "records", "errors"),
 )
 

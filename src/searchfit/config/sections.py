@@ -248,7 +248,14 @@ class EngineSettings(Section):
     """How search scores. The defaults are the safest found over real collections, see docs/lab.md."""
 
     units: Literal["passage", "sentence", "both"] = Field("both", description="what is encoded")
-    keyword_weight: float = Field(1.0, ge=0, description="weight of the keyword leg beside the dense one")
+    keyword_weight: float = Field(0.5, ge=0, description="weight of the keyword leg beside the dense one")
+    blend_weight: float = Field(
+        1.0, ge=0, description="weight of the keyword leg where no words are looked at"
+    )
+    token_weight: float = Field(
+        2.0, ge=0, description="weight of late interaction, word by word, where the model allows it; 0: none"
+    )
+    token_depth: int = Field(40, ge=1, le=1000, description="results whose words are looked at")
     fusion: Literal["scores", "rrf"] = Field(
         "scores", description="what is summed over the legs: scores, or reciprocal ranks"
     )

@@ -1,16 +1,18 @@
 """Encode a whole corpus into arrays on disk.
 
-Writes {passages,sentences,offsets,documents}.npy, and info.json, last. Vectors are written into their places
+Writes {passages,sentences,offsets,documents}.npy, where the model has words (see interaction.py) words.bin,
+word_offsets.npy and centre.npy besides, and info.json, last. Vectors are written into their places
 as they come; a killed run goes on after the last chunk that reached the disk.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from searchfit.fusion import Floats
+from searchfit.interaction import Bits, HeldWords, PassageWords
 from searchfit.records import encoded_text
 from searchfit.workspace import write_json
 
@@ -25,16 +28,18 @@ if TYPE_CHECKING:
     from searchfit.encoders.sentence import SentenceEncoder
 
 _CHUNK = 512  # passages between two marks of progress
+_SAMPLE = 128  # passages whose tokens tell the centre
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
     """How the vectors of a folder are compared, "cosine" or "dot", and the weight that brings a dense score
     to the order of 1, as keyword scores are: 1.0 for cosine, for dot one over the passages' mean squared
-    length."""
+    length; and whether passages have words (see interaction.py)."""
 
     similarity: str
     dense_weight: float
+    words: bool = False
 
     @classmethod
     def load(cls, folder: Path) -> Encoding:
@@ -42,13 +47,13 @@ class Encoding:
         return cls(**json.loads((folder / "info.json").read_text(encoding="utf-8")))
 
     @classmethod
-    def of(cls, similarity: str, passages: Floats) -> Encoding:
+    def of(cls, similarity: str, passages: Floats, words: bool = False) -> Encoding:
         """What holds for passage vectors (n, d)."""
         if similarity == "cosine":
-            return cls(similarity, 1.0)
+            return cls(similarity, 1.0, words)
         parts = (passages[start : start + _CHUNK] for start in range(0, len(passages), _CHUNK))
         squares = sum(float(np.square(part, dtype=np.float64).sum()) for part in parts)
-        return cls(similarity, len(passages) / squares if squares else 1.0)
+        return cls(similarity, len(passages) / squares if squares else 1.0, words)
 
 
 COSINE = Encoding("cosine", 1.0)
@@ -60,17 +65,27 @@ def encoded(artefacts: Mapping[str, Path], tower: float) -> Path:
 
 
 def encode_corpus(
-    encoder: SentenceEncoder, file: Path, folder: Path, progress: Callable[[int, int], None]
+    encoder: SentenceEncoder,
+    file: Path,
+    folder: Path,
+    progress: Callable[[int, int], None],
+    centre: Floats | None = None,
 ) -> tuple[int, int]:
     """Encode the passages of a Parquet file (records.PASSAGES) into a folder; how many passages and
-    sentences there are. `progress` is told (done, all) passages."""
+    sentences there are. `progress` is told (done, all) passages. The centre of the words is that of a sample,
+    unless it is given, as for additions to an index that has one."""
     folder.mkdir(parents=True, exist_ok=True)
     offsets, documents = _layout(file)
     np.save(folder / "offsets.npy", offsets)
     np.save(folder / "documents.npy", documents)
-    _encode(encoder, file, folder, offsets, progress)
+    if centre is None:
+        centre = _centre(encoder, file, folder / "centre.npy")
+    else:
+        np.save(folder / "centre.npy", centre)
+    _encode(encoder, file, folder, offsets, centre, progress)
     passages = np.load(folder / "passages.npy", mmap_mode="r")
-    write_json(folder / "info.json", asdict(Encoding.of(encoder.similarity, passages)))
+    encoding = Encoding.of(encoder.similarity, passages, centre is not None)
+    write_json(folder / "info.json", asdict(encoding))
     return len(documents), int(offsets[-1])
 
 
@@ -82,33 +97,75 @@ def _layout(file: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     return offsets, table["document"].to_numpy().astype(np.int32)
 
 
+def _centre(encoder: SentenceEncoder, file: Path, kept: Path) -> Floats | None:
+    """The centre of the words by a sample of the passages; None for a model without words."""
+    if kept.exists():
+        return np.asarray(np.load(kept), np.float32)
+    count = pq.read_metadata(file).num_rows
+    step = max(1, count // _SAMPLE)
+    texts = []
+    for start, batch in _batches(file):
+        texts += _read(batch.take(np.arange(-start % step, batch.num_rows, step)))[0]
+    centre = encoder.token_centre(texts[:_SAMPLE])
+    if centre is not None:
+        beside = kept.with_name("centre.tmp.npy")
+        np.save(beside, centre)
+        beside.replace(kept)
+    return centre
+
+
 def _encode(
     encoder: SentenceEncoder,
     file: Path,
     folder: Path,
     offsets: npt.NDArray[np.int64],
+    centre: Floats | None,
     progress: Callable[[int, int], None],
 ) -> None:
     count = len(offsets) - 1
     passages = _open(folder / "passages.npy", (count, encoder.dimension))
     sentences = _open(folder / "sentences.npy", (int(offsets[-1]), encoder.dimension))
+    borders = _open(folder / "word_offsets.npy", (count + 1,), np.int64)
     mark = folder / "progress.json"
     done = json.loads(mark.read_text())["passages"] if mark.exists() else 0
-    for start, batch in _batches(file):
-        if start < done:
-            continue
-        texts, spans = _read(batch)
-        end = start + len(texts)
-        vectors, units = encoder.encode_passages(texts, spans)
-        alone = np.flatnonzero(np.diff(offsets[start : end + 1]) == 1)
-        units[offsets[start + alone] - offsets[start]] = vectors[alone]  # the only sentence is the passage
-        passages[start:end] = vectors
-        sentences[offsets[start] : offsets[end]] = units
-        passages.flush()
-        sentences.flush()
-        write_json(mark, {"passages": end})
-        progress(end, count)
+    with (folder / "words.bin").open("r+b" if done else "wb") as words:
+        words.truncate(int(borders[done]) * (0 if centre is None else -(-len(centre) // 8)))
+        words.seek(0, os.SEEK_END)
+        for start, batch in _batches(file):
+            if start < done:
+                continue
+            texts, spans = _read(batch)
+            end = start + len(texts)
+            vectors, units, found = encoder.encode_passages(texts, spans, centre)
+            alone = np.flatnonzero(np.diff(offsets[start : end + 1]) == 1)
+            units[offsets[start + alone] - offsets[start]] = vectors[alone]  # the one sentence is the passage
+            passages[start:end] = vectors
+            sentences[offsets[start] : offsets[end]] = units
+            if found is not None:
+                words.write(found.bits.tobytes())
+                words.flush()
+                os.fsync(words.fileno())
+                borders[start + 1 : end + 1] = borders[start] + found.offsets[1:]
+            for array in (passages, sentences, borders):
+                array.flush()
+            write_json(mark, {"passages": end})
+            progress(end, count)
+    if centre is None:
+        for name in ("words.bin", "word_offsets.npy"):
+            (folder / name).unlink()
     mark.unlink(missing_ok=True)
+
+
+def load_words(folder: Path) -> HeldWords | None:
+    """The words of a folder that `encode_corpus` wrote, mapped; None where the model has none."""
+    if not (folder / "word_offsets.npy").exists():
+        return None
+    offsets, centre = np.load(folder / "word_offsets.npy", mmap_mode="r"), np.load(folder / "centre.npy")
+    shape = (int(offsets[-1]), -(-len(centre) // 8))
+    bits: Bits = np.empty(shape, np.uint8)
+    if shape[0]:
+        bits = np.memmap(folder / "words.bin", np.uint8, "r", shape=shape)
+    return HeldWords(PassageWords(bits, offsets), centre)
 
 
 def _batches(file: Path) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -132,9 +189,9 @@ def _read(batch: pa.RecordBatch) -> tuple[list[str], list[list[tuple[int, int]]]
     return texts, spans
 
 
-def _open(path: Path, shape: tuple[int, int]) -> np.memmap[tuple[int, int], np.dtype[np.float32]]:
+def _open(path: Path, shape: tuple[int, ...], kind: npt.DTypeLike = np.float32) -> np.memmap[Any, Any]:
     if not path.exists():
         beside = path.with_name(f"{path.name}.tmp")
-        np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape).flush()
+        np.lib.format.open_memmap(beside, mode="w+", dtype=kind, shape=shape).flush()
         beside.replace(path)
     return np.lib.format.open_memmap(path, mode="r+")

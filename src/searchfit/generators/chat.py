@@ -170,7 +170,7 @@ class _Engine:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from searchfit.encoders.sentence import has_fast_bf16, quiet, tune_process
+        from searchfit.encoders.device import has_fast_bf16, quiet, tune_process
 
         quiet()
         tune_process()

@@ -153,8 +153,8 @@ def _untuned(evidence: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _dense_leg(systems: list[dict[str, Any]], system: dict[str, Any]) -> dict[str, Any]:
-    """The system that is this one without its keyword leg."""
-    wanted = {**system["engine"], "keyword_weight": 0, "name": ""}
+    """The system that is this one by its vectors alone."""
+    wanted = Engine(**system["engine"]).vectors_alone().to_dict()
     return next(system for system in systems if {**system["engine"], "name": ""} == wanted)
 
 

@@ -18,16 +18,19 @@ from searchfit.config import RerankSettings, Settings
 from searchfit.encoders import load_encoder
 from searchfit.encoders.corpus import Encoding, encoded
 from searchfit.encoders.trained import Trained
-from searchfit.fusion import Ranking, Rows, SharedKeywords, rank
+from searchfit.fusion import Ranking, Rows, SharedKeywords
+from searchfit.interaction import Questions as Read
+from searchfit.interaction import WordScores, rank_words, word_scores
 from searchfit.keyword import KeywordIndex
 from searchfit.leaks import Leak, leaked_documents, leaked_questions, to_dict
 from searchfit.metrics import NAMES, means, score_ranking
 from searchfit.overlap import by_band, overlaps
+from searchfit.prior import blend_engine, untuned_engine
 from searchfit.questions import Questions, gather
 from searchfit.records import Engine, StageResult, encoded_text
 from searchfit.rerank import PairScores, Reranker, first_stage, rerank, with_reranker
 from searchfit.rivals import DEPTH, Bench, label, read_rankings, training_vectors, whitened
-from searchfit.search import ArrayCorpus, untuned_engine
+from searchfit.search import ArrayCorpus
 from searchfit.stages import Tools
 from searchfit.teachers import PassageTexts
 from searchfit.workspace import write_json, write_table
@@ -100,13 +103,16 @@ def systems(
     """
     weight = settings.engine.keyword_weight
     prior = untuned_engine(settings.engine, encoding(0.0))
+    blend = blend_engine(settings.engine, encoding(0.0), "untuned engine without words")
     engines = [
-        (replace(prior, name="untuned dense", units="passage", keyword_weight=0), "baseline"),
+        (replace(prior.vectors_alone("untuned dense"), units="passage"), "baseline"),
         (Engine("keyword", dense_weight=0), "baseline"),
-        (replace(prior, name="untuned blend", units="passage"), "baseline"),
-        (replace(prior, name="untuned dense, engine's units", keyword_weight=0), "baseline"),
+        (replace(blend, name="untuned blend", units="passage"), "baseline"),
+        (prior.vectors_alone("untuned dense, engine's units"), "baseline"),
         (prior, "candidate"),
     ]
+    if prior.token_weight:
+        engines.append((blend, "baseline"))
     engines += [
         (replace(prior, name=f"untuned engine, keyword weight {w:g}", keyword_weight=w), "baseline")
         for w in settings.evaluate.keyword_weights
@@ -123,7 +129,7 @@ def systems(
             document_tower=document,
             dense_weight=encoding(document).dense_weight,
         )
-        engines.append((replace(tuned, name=f"{tower} dense, engine's units", keyword_weight=0), "baseline"))
+        engines.append((tuned.vectors_alone(f"{tower} dense, engine's units"), "baseline"))
         engines.append((tuned, "candidate"))
     candidates = [engine for engine, kind in engines if kind == "candidate"]
     return engines + [
@@ -151,13 +157,20 @@ def _rankings(
     encoder, texts = load_encoder(settings.model), asked.texts
     trained = Trained.load(inputs["models/trained"])
     towers = list(dict.fromkeys((engine.query_tower, engine.document_tower) for engine, _ in engines))
+    words: dict[float, WordScores | None] = {}
     for done, pair in enumerate(towers):
         tools.progress("evaluate", done, len(towers))
-        vectors = trained.encoder(encoder, pair[0]).encode_queries(texts)
+        own = trained.encoder(encoder, pair[0])
         corpus = ArrayCorpus.load(encoded(inputs, pair[1]), inputs["keyword"])
         mine = [engine for engine, _ in engines if (engine.query_tower, engine.document_tower) == pair]
+        if pair[1] not in words and any(engine.token_weight for engine in mine):
+            vectors, tokens = own.encode_questions(texts)
+            words[pair[1]] = word_scores(corpus, corpus.words, texts, tokens)
+        else:
+            vectors = own.encode_queries(texts)
         first = [engine for engine in mine if not engine.reranker]
-        ranked = rank(first, asked.keywords.over(corpus), vectors, texts, DEPTH)
+        read = Read(texts, vectors, words.get(pair[1]))
+        ranked = rank_words(first, asked.keywords.over(corpus), read, DEPTH)
         found = dict(zip(map(first_stage, first), ranked, strict=True))
         for engine in mine:
             ranking = found[first_stage(engine)]
@@ -279,7 +292,7 @@ class _Rivals:
         if options.whiten:
             learnt = training_vectors(inputs.__getitem__)
             vectors = load_encoder(self._settings.model).encode_queries(texts)
-            weight = self._settings.engine.keyword_weight
+            weight = self._settings.engine.blend_weight
             for name, ranking in whitened(asked.keywords.over(corpus), learnt, texts, vectors, weight):
                 yield name, _documents(corpus, ranking)
         cache = self._tools.cache or self._tools.output / "cache"

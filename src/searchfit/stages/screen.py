@@ -20,9 +20,10 @@ from searchfit.config import ScreenSettings, Settings
 from searchfit.encoders import load_encoder
 from searchfit.fusion import Rows, Vectors, rank
 from searchfit.keyword import Analyzer
+from searchfit.prior import blend_engine
 from searchfit.records import PAIRS, SCREENED, Drop, StageResult, encoded_text
 from searchfit.screening import NEAR_DUPLICATE, Sibling, TextScreen, by_passage, is_copy, near_duplicates
-from searchfit.search import ArrayCorpus, untuned_engine
+from searchfit.search import ArrayCorpus
 from searchfit.stages import Tools
 from searchfit.workspace import write_table
 
@@ -121,7 +122,7 @@ class _Work:
         nothing is generic there."""
         screen = self._settings.screen
         self._tools.progress("looking up queries", 0, len(rows))
-        teacher = untuned_engine(self._settings.engine, corpus.encoding, "teacher")
+        teacher = blend_engine(self._settings.engine, corpus.encoding, "teacher")
         texts = [self.texts[row] for row in rows]
         ranking = rank([teacher], corpus, vectors, texts, max(k, screen.generic_ties))[0]
         found = np.where(ranking.rows >= 0, corpus.documents[np.maximum(ranking.rows, 0)], -1)

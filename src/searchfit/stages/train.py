@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ from searchfit.encoders import load_encoder
 from searchfit.encoders.lora import merged
 from searchfit.encoders.sentence import SentenceEncoder
 from searchfit.encoders.trained import Trained, pretrained
+from searchfit.prior import untuned_engine
 from searchfit.records import StageResult
-from searchfit.search import ArrayCorpus, untuned_engine
+from searchfit.search import ArrayCorpus
 from searchfit.splits import pair_splits
 from searchfit.stages import Tools
 from searchfit.teachers import PassageTexts
@@ -69,7 +69,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
         frozen = Frozen(corpus.passages, encoder.similarity, corpus.encoding.dense_weight)
         course = SetCourse(options, settings.seed, towers, lessons, frozen)
     per_epoch = course.steps(1)
-    engine = replace(untuned_engine(settings.engine, corpus.encoding, "dev"), keyword_weight=0)
+    engine = untuned_engine(settings.engine, corpus.encoding).vectors_alone("dev")
     dev = DevScore(towers, settings.model, engine, corpus, texts.take)
     dev = dev.ask(_dev_queries(inputs), options, settings.seed)
     loop = Loop(
