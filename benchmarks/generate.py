@@ -186,7 +186,7 @@ def direct(made: Any, passages: Sequence[Passage], options: argparse.Namespace) 
     """Rates of one call of the converted model on tokens that are sorted by length."""
     import ctranslate2
 
-    from searchfit.encoders.sentence import usable_cores
+    from searchfit.encoders.device import usable_cores
     from searchfit.generators.t5_convert import converted
     from searchfit.generators.t5_engines import _INNER_TOKENS, CANDIDATES
 

@@ -22,7 +22,7 @@ import pytest
 
 from searchfit.cli import main
 from searchfit.config import Settings, load_settings
-from searchfit.encoders.sentence import tune_process
+from searchfit.encoders.device import tune_process
 from searchfit.pipeline import Fit, Step
 from searchfit.workspace import Workspace
 

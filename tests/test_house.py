@@ -36,6 +36,8 @@ FLOORS = (
         "judged",
         "export",
         *("rivals", "questions"),
+        "prior",
+        "trust",
         "search",
         *("views", "catalog", "screened"),
         "found",
@@ -50,7 +52,7 @@ FLOORS = (
     *("overlap", "screening", "snippets", "keyword", "text", "shingles"),
     *("markup", "saving", "cleaning"),
     "mining",
-    *("legs", "semantic", "fusion"),
+    *("legs", "semantic", "interaction", "fusion"),
     *("metrics", "similarity", "significance", "journal", "workspace", "config", "toml", "records", "errors"),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,11 @@ import pyarrow.parquet as pq
 
 from searchfit.catalog import Catalog
 from searchfit.config import Settings, load_settings
-from searchfit.encoders.corpus import encode_corpus
+from searchfit.encoders.corpus import encode_corpus, load_words
 from searchfit.errors import SourceError
 from searchfit.fusion import Floats, Rows
 from searchfit.indexing import content_hash
+from searchfit.interaction import HeldWords, joined_words
 from searchfit.keyword import KeywordIndex
 from searchfit.records import DOCUMENTS, METADATA_PREFIX, PLACE, encoded_text
 from searchfit.search import ArrayCorpus, Searcher
@@ -85,13 +87,14 @@ class Encoded:
         self.fresh = np.flatnonzero(held < 0)
         """The passages that were encoded; the others kept their vectors."""
         vectors = self._vectors(table, held)
+        words = self._words(held)
         keyword = self._store.info["keyword"]
         texts = (
             encoded_text(*pair)
             for pair in zip(table["title"].to_pylist(), table["text"].to_pylist(), strict=True)
         )
         index = KeywordIndex.build(texts, searcher.corpus.analyzer, keyword["k1"], keyword["b"])
-        self.corpus = ArrayCorpus(*vectors, documents=self._owner, keyword=index)
+        self.corpus = ArrayCorpus(*vectors, documents=self._owner, keyword=index, words=words)
 
     def _held(self, known: Catalog) -> Rows:
         """For each passage the row that has its vectors, -1 for none."""
@@ -125,6 +128,27 @@ class Encoded:
             sentences[where + np.arange(len(inner))] = inner
         return passages, sentences, offsets
 
+    def _words(self, held: Rows) -> HeldWords | None:
+        """The words of the passages, from where their vectors are; None where the index has none."""
+        centre = self._centre
+        if centre is None:
+            return None
+        bits = [np.empty((0, -(-len(centre) // 8)), np.uint8)] * len(held)
+        old = np.flatnonzero(held >= 0)
+        parts = [(old, self._store.words(held[old]))]
+        made = load_words(self._folder / "encoded")
+        if len(self.fresh) and made is not None:
+            parts.append((self.fresh, made.held))
+        for places, found in parts:
+            for place, (start, end) in zip(places, pairwise(found.offsets), strict=True):
+                bits[place] = found.bits[start:end]
+        return HeldWords(joined_words(bits), centre)
+
+    @property
+    def _centre(self) -> Floats | None:
+        centre = self._store.info.get("centre")
+        return np.array(centre, np.float32) if centre else None
+
     def _encode(self, table: pa.Table) -> tuple[Floats, Floats, Rows]:
         folder = self._folder / "encoded"
         write_table(self._folder / "fresh.parquet", table)
@@ -132,7 +156,9 @@ class Encoded:
         def told(done: int, total: int) -> None:
             self._progress("encode", done, total)
 
-        encode_corpus(self._searcher.encoder, self._folder / "fresh.parquet", folder, told)
+        encode_corpus(
+            self._searcher.encoder, self._folder / "fresh.parquet", folder, told, centre=self._centre
+        )
         vectors, inner, offsets = (
             np.load(folder / f"{name}.npy") for name in ("passages", "sentences", "offsets")
         )

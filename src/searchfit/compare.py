@@ -20,6 +20,7 @@ from searchfit.config import Settings, load_settings
 from searchfit.errors import SettingsError, WorkspaceError
 from searchfit.judged import document_ids, judged_queries, missing, steady_rankings
 from searchfit.metrics import score_ranking
+from searchfit.records import Engine
 from searchfit.search import open_searcher
 from searchfit.significance import compare_by, holm
 from searchfit.sources.queries import UserQueries
@@ -87,7 +88,8 @@ class Run:
 
 def _system(systems: Sequence[dict[str, Any]], engine: dict[str, Any], dense: bool) -> str:
     """The name of the system that is this engine, or its dense leg."""
-    wanted = {**engine, "name": "", **({"keyword_weight": 0} if dense else {})}
+    known = Engine(**{**engine, "name": ""})
+    wanted = (known.vectors_alone() if dense else known).to_dict()
     return next(str(s["name"]) for s in systems if {**s["engine"], "name": ""} == wanted)
 
 

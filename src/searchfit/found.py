@@ -9,6 +9,7 @@ import numpy as np
 
 from searchfit.encoders.cross import sigmoid
 from searchfit.fusion import Rows
+from searchfit.interaction import WordScores, reorder
 from searchfit.legs import Scored
 from searchfit.records import Engine
 from searchfit.rerank import PairScores, places
@@ -17,12 +18,13 @@ from searchfit.rerank import PairScores, places
 @dataclass(frozen=True, slots=True)
 class Found:
     """The passages that were found with their scores, the places among them that are shown, best first, and
-    the engine that ranked them. `read` has what a re-ranker said (0..1) of passages, by place, and `first`
-    their scores before it."""
+    the engine that ranked them. By place, `words` has the scores of late interaction, `read` what a re-ranker
+    said (0..1), and `first` the scores before it."""
 
     engine: Engine
     scored: Scored
     shown: list[int]
+    words: Mapping[int, float] = field(default_factory=dict)
     read: Mapping[int, float] = field(default_factory=dict)
     first: Mapping[int, float] = field(default_factory=dict)
 
@@ -30,6 +32,25 @@ class Found:
     def rows(self) -> Rows:
         """The rows that are shown, best first."""
         return self.scored.rows[self.shown]
+
+    def met(self, words: WordScores | None) -> Found:
+        """The same in the order that the words of the passages give it, see interaction.py; as it is where
+        there are none."""
+        if words is None or not self.shown:
+            return self
+        shown = np.array(self.shown)
+        head = shown[: self.engine.token_depth]
+        found = words(self.scored.rows[head][None, :])
+        stage = self.scored.scores[head] + self.engine.token_weight * found[0]
+        values, order = reorder(self.scored.scores[shown][None, :], stage[None, :])
+        scores = self.scored.scores.copy()
+        scores[shown[order[0]]] = values[0]
+        return replace(
+            self,
+            scored=replace(self.scored, scores=scores),
+            shown=shown[order[0]].tolist(),
+            words=dict(zip(head.tolist(), found[0].tolist(), strict=True)),
+        )
 
     def reranked(self, query: str, pairs: PairScores) -> Found:
         """The same in the order of the engine's re-ranker; as it is where the engine has none."""
@@ -41,12 +62,12 @@ class Found:
         values, order = places(self.engine, first[None, :], raw)
         scores = self.scored.scores.copy()
         scores[shown[order[0]]] = values[0]
-        return Found(
-            self.engine,
-            replace(self.scored, scores=scores),
-            shown[order[0]].tolist(),
-            dict(zip(head.tolist(), sigmoid(raw[0]).tolist(), strict=True)),
-            dict(zip(head.tolist(), first.tolist(), strict=False)),
+        return replace(
+            self,
+            scored=replace(self.scored, scores=scores),
+            shown=shown[order[0]].tolist(),
+            read=dict(zip(head.tolist(), sigmoid(raw[0]).tolist(), strict=True)),
+            first=dict(zip(head.tolist(), first.tolist(), strict=False)),
         )
 
     def scores(self, place: int, explain: bool) -> dict[str, float]:
@@ -57,6 +78,8 @@ class Found:
             "dense": round(float(scored.dense[place]), 6),
             "keyword": round(float(scored.keyword[place]), 6),
         }
+        if place in self.words:
+            scores["words"] = round(self.words[place], 6)
         if place in self.read:
             scores |= {"first_stage": round(self.first[place], 6), "reranker": round(self.read[place], 6)}
         if explain:
@@ -64,6 +87,8 @@ class Found:
             scores |= {f"{leg}_rank": ranks[row] for leg, ranks in scored.ranks.items() if row in ranks}
             engine = self.engine
             scores |= {"dense_weight": engine.dense_weight, "keyword_weight": engine.keyword_weight}
+            if engine.token_weight:
+                scores["token_weight"] = engine.token_weight
             if engine.reranker:
                 scores["rerank_weight"] = engine.rerank_weight
         return scores

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from searchfit.keyword import KeywordIndex
 from searchfit.records import METADATA_PREFIX, PASSAGES, PLACE, SEEN
 from searchfit.search import ArrayCorpus
-from searchfit.stores.building import build, vector_array
+from searchfit.stores.building import bits_array, build, vector_array
 from searchfit.workspace import write_table
 
 CATALOG = pa.schema(
@@ -133,6 +133,9 @@ def _passages(
                 pa.array(offsets), vector_array(corpus.sentences[first:last])
             ),
         }
+        if corpus.words is not None:
+            words = corpus.words.take(np.arange(start, end))
+            made["words"] = bits_array(words.bits, words.offsets)
         of_rows = documents.take(batch["document"])
         for each in metadata:
             name = METADATA_PREFIX + each["name"]

@@ -14,16 +14,20 @@ from searchfit.config import QueriesSettings, Settings, load_settings
 from searchfit.encoders import load_encoder
 from searchfit.encoders.corpus import Encoding
 from searchfit.errors import SearchfitError, SourceError, WorkspaceError
-from searchfit.fusion import Ranking, SharedKeywords, rank
+from searchfit.fusion import Ranking, SharedKeywords
+from searchfit.interaction import Questions, rank_words, word_scores
 from searchfit.keyword import KeywordIndex
 from searchfit.metrics import NAMES, check_metrics, means, score_ranking, write_run
+from searchfit.prior import blend_engine
 from searchfit.records import Engine
+from searchfit.rerank import first_stage
 from searchfit.rivals import DEPTH, Bench, label, read_rankings, training_vectors, whitened
 from searchfit.search import ArrayCorpus, Searcher, open_searcher
 from searchfit.significance import compare_by, holm
 from searchfit.sources.queries import UserQueries, read_queries
 from searchfit.stores.corpus import StoreCorpus
 from searchfit.stores.versions import stamp
+from searchfit.trust import Trust
 from searchfit.workspace import Workspace
 
 BASE = "untuned engine"
@@ -191,44 +195,56 @@ def system_rankings(
 ) -> list[tuple[str, Ranking]]:
     """The rankings (len(texts), 100) of the baselines, with `whiten` of whitened vectors too, and, last, of
     the chosen engine, by their names; their rows are places in the index."""
-    chosen = searcher.engine
-    model = load_encoder(load_settings(workspace.settings_file).model)
-    corpus = searcher.corpus
+    chosen, corpus = searcher.engine, searcher.corpus
     served_corpus = SharedKeywords(corpus.keyword_scores).over(corpus)
-    plain = served_corpus
+    settings = load_settings(workspace.settings_file)
+    trust = Trust.load(workspace.artefact("trust.json"))
+    blend = blend_engine(
+        settings.engine, Encoding.load(workspace.artefact("encoded")), trust, "untuned blend"
+    )
+    untuned = _untuned(chosen, blend)
+    name = f"chosen engine ({chosen.name})"
+    served = {
+        "chosen dense alone": chosen.vectors_alone("chosen dense alone"),
+        "chosen, not re-ranked" if chosen.reranker else name: chosen,
+    }
+    plain, fitted = served_corpus, None
     if chosen.document_tower:
         # The index holds the tuned vectors of the passages; the untuned ones are in the workspace.
         fitted = ArrayCorpus.load(workspace.artefact("encoded"), workspace.artefact("keyword"))
         plain = SharedKeywords(fitted.keyword_scores).over(fitted)
-    weight = Encoding.load(workspace.artefact("encoded")).dense_weight
-    engine = replace(chosen, name="untuned engine", query_tower=0.0, document_tower=0.0, dense_weight=weight)
-    untuned = {
-        "untuned dense": replace(engine, name="untuned dense", units="passage", keyword_weight=0),
-        "keyword": Engine("keyword", dense_weight=0),
-        "untuned blend": replace(engine, name="untuned blend", units="passage"),
-        "untuned engine": engine,
-    }
-    name = f"chosen engine ({chosen.name})"
-    served = {
-        "chosen dense alone": replace(chosen, name="chosen dense alone", keyword_weight=0),
-        "chosen, not re-ranked" if chosen.reranker else name: chosen,
-    }
-    vectors = model.encode_queries(texts)
-    ranked = rank(list(untuned.values()), plain, vectors, texts, DEPTH)
+    known = fitted or corpus
+    vectors, tokens = load_encoder(settings.model).encode_questions(texts)
+    words = word_scores(known, known.words, texts, tokens)
+    ranked = rank_words(list(untuned.values()), plain, Questions(texts, vectors, words), DEPTH)
     rankings = list(zip(untuned, ranked, strict=True))
     if whiten:
         learnt = training_vectors(workspace.artefact)
-        rankings += whitened(plain, learnt, texts, vectors, engine.keyword_weight)
+        rankings += whitened(plain, learnt, texts, vectors, blend.keyword_weight)
     if chosen.document_tower:
         rankings = [(system, in_index(corpus, ranking)) for system, ranking in rankings]
     if chosen.query_tower:
-        vectors = searcher.encoder.encode_queries(texts)
-    ranked = rank(list(served.values()), served_corpus, vectors, texts, DEPTH)
+        vectors, tokens = searcher.encoder.encode_questions(texts)
+        words = word_scores(corpus, corpus.words, texts, tokens)
+    ranked = rank_words(list(served.values()), served_corpus, Questions(texts, vectors, words), DEPTH)
     rankings += zip(served, ranked, strict=True)
     if chosen.reranker:
         found = searcher.search_many(texts, DEPTH)
         rankings.append((name, in_index(corpus, found)))
     return rankings
+
+
+def _untuned(chosen: Engine, blend: Engine) -> dict[str, Engine]:
+    """The baselines by their names; the untuned engine is the chosen one with the untuned model."""
+    engine = replace(
+        first_stage(chosen), query_tower=0.0, document_tower=0.0, dense_weight=blend.dense_weight
+    )
+    return {
+        "untuned dense": replace(engine.vectors_alone("untuned dense"), units="passage"),
+        "keyword": Engine("keyword", dense_weight=0),
+        "untuned blend": replace(blend, units="passage"),
+        "untuned engine": replace(engine, name="untuned engine"),
+    }
 
 
 def steady_rankings(

@@ -42,10 +42,10 @@ _FUNCTION_WORDS = {
     "hungarian": "a az és hogy nem is egy de meg ez azt van csak még már mint volt ha el vagy",
 }
 
-# Scripts written without spaces: Han, kana, Thai, Lao, Khmer, Myanmar.
-_UNSPACED = re.compile(
+UNSPACED = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
 )
+"""Scripts written without spaces: Han, kana, Thai, Lao, Khmer, Myanmar."""
 _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 # A Snowball stemmer keeps the word that it is at in itself, and a server searches on several threads.
@@ -112,7 +112,7 @@ class Analyzer:
         known = self._normalised
         for match in _word().finditer(text):
             word, start = match.group(), match.start()
-            if not word.isascii() and _UNSPACED.search(word):
+            if not word.isascii() and UNSPACED.search(word):
                 yield from self._mixed(word, start)
             else:
                 yield known.get(word) or self._normal(word), start, match.end()
@@ -123,7 +123,7 @@ class Analyzer:
 
     def _mixed(self, word: str, offset: int) -> Iterator[Span]:
         at = 0
-        for run in _UNSPACED.finditer(word):
+        for run in UNSPACED.finditer(word):
             if run.start() > at:
                 yield self._normal(word[at : run.start()]), offset + at, offset + run.start()
             begin, length = offset + run.start(), run.end() - run.start()
@@ -291,6 +291,18 @@ class KeywordIndex:
         shape = (len(queries), len(self.vocabulary))
         asked = sp.csr_array((np.array(weights, np.float32), np.array(terms, np.int64), starts), shape=shape)
         return sp.csr_array(asked @ self._impacts())
+
+    def score(self, query: str, text: str) -> float:
+        """The score of a text that need not be in the index, by the corpus's statistics."""
+        terms = Counter(self.analyzer.terms(text))
+        distinct = dict.fromkeys(self.analyzer.terms(query))
+        known = [term for term in distinct if term in terms and term in self._number]
+        if not known:
+            return 0.0
+        frequencies = np.array([terms[term] for term in known], np.float32)
+        lengths = np.full(len(known), sum(terms.values()), np.float32)
+        weights = impact(frequencies, lengths, self.mean_length, self.k1, self.b)
+        return float(weights @ np.array([self.idf(term) for term in known])) / self.attainable(distinct)
 
     def _impacts(self) -> sp.csr_array:
         import scipy.sparse as sp

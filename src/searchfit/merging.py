@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from searchfit.catalog import segment_catalog
 from searchfit.stages import Progress
 from searchfit.stores import Rows
-from searchfit.stores.building import build
+from searchfit.stores.building import ARRAYS, VECTORS, build
 from searchfit.stores.lancedb import LanceStore
 from searchfit.stores.postings import TERMS
 from searchfit.stores.segment import Segment
@@ -67,7 +67,7 @@ def merge(folder: Path, parts: Sequence[Segment], store: LanceStore, progress: P
 
     def told() -> Iterator[pa.RecordBatch]:
         done = 0
-        columns = [*parts[0].schema.names, "vector", "sentence_vectors"]
+        columns = [*parts[0].schema.names, *(ARRAYS if "centre" in store.info else VECTORS)]
         for batch in old.scan(columns):
             done += batch.num_rows
             progress("merge", done, old.count())

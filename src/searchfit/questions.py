@@ -20,7 +20,8 @@ from searchfit.training.lessons import ANSWERS
 @dataclass(frozen=True, slots=True)
 class Questions:
     """The questions that engines are compared on: `relevant[i]` holds the judged documents of `texts[i]`.
-    `held_out` says whether their documents are kept out of training; those of the user's own are not."""
+    `held_out` says whether their documents of dev and test are kept out of training; those of the user's
+    judged ones are not."""
 
     kind: str
     ids: list[str]
@@ -54,8 +55,8 @@ class Questions:
 
 
 def gather(settings: Settings, inputs: Mapping[str, Path], document_ids: list[str]) -> Questions:
-    """The user's judged questions when there are any, else their labelled ones of held-out documents when
-    they are enough, else generated ones."""
+    """The user's judged questions when there are any, else their held-out labelled ones when they are enough,
+    else generated ones."""
     unjudged: list[str] = []
     own = _asked(settings, inputs["asked.json"])
     if own.queries:
@@ -115,10 +116,16 @@ def _asked(settings: Settings, file: Path) -> UserQueries:
 def _labelled(
     settings: Settings, inputs: Mapping[str, Path], document_ids: list[str], unjudged: list[str]
 ) -> Questions | None:
-    """The user's labelled queries on held-out documents; None where they are too few to judge by."""
+    """The user's held-out labelled queries, in two styles: of documents that a pair that trains names too
+    ("known"), and of others ("new"). None where they are too few to judge by."""
     relevant: dict[tuple[str, str], dict[str, int]] = {}
+    known: set[str] = set()
     for row in pq.read_table(inputs["labelled.parquet"]).to_pylist():
-        if row["split"] != "train" and row["document"] >= 0 and row["label"] >= ANSWERS:
+        if row["document"] < 0 or row["label"] < ANSWERS:
+            continue
+        if row["split"] == "train":
+            known.add(document_ids[row["document"]])
+        else:
             found = relevant.setdefault((row["split"], row["query"]), {})
             # Whole grades, as judgements are: 0.5 of 1 counts less than 1.
             found[document_ids[row["document"]]] = max(1, round(2 * row["label"]))
@@ -127,4 +134,7 @@ def _labelled(
         return None
     splits, texts = [split for split, _ in relevant], [text for _, text in relevant]
     ids = [f"labelled/{number}" for number in range(len(texts))]
-    return Questions("judged", ids, texts, ["labelled"] * len(ids), splits, list(relevant.values()), unjudged)
+    styles = [
+        f"labelled, {'known' if known & found.keys() else 'new'} document" for found in relevant.values()
+    ]
+    return Questions("judged", ids, texts, styles, splits, list(relevant.values()), unjudged)

@@ -124,6 +124,7 @@ STAGES = (
     Stage("split", ("split", "model"), ("documents.parquet",), ("passages.parquet",), _model),
     Stage("keyword", ("keyword",), ("passages.parquet",), ("keyword",)),
     Stage("encode", ("model",), ("passages.parquet",), ("encoded",), _model),
+    Stage("gauge", ("model", "seed"), ("passages.parquet", "encoded", "keyword"), ("trust.json",), _model),
     Stage(
         "generate",
         ("generate", "t5", "prompt", "chat", "openai", "seed"),
@@ -134,7 +135,7 @@ STAGES = (
     Stage(
         "screen",
         ("screen", "model", "engine"),
-        ("queries", "passages.parquet", "encoded", "keyword"),
+        ("queries", "passages.parquet", "encoded", "keyword", "trust.json"),
         ("pairs.parquet", "pair_vectors.npy", "screened.parquet"),
         _screen,
     ),
@@ -147,7 +148,7 @@ STAGES = (
     ),
     Stage(
         "label",
-        ("pairs", "queries", "feedback"),
+        ("pairs", "queries", "feedback", "holdout", "seed"),
         ("documents.parquet", "passages.parquet", "holdout.parquet"),
         ("labelled.parquet", "asked.json"),
         _pairs,
@@ -171,6 +172,7 @@ STAGES = (
             "holdout.parquet",
             "encoded",
             "keyword",
+            "trust.json",
         ),
         ("mined",),
         _mine,
@@ -214,6 +216,7 @@ STAGES = (
             "encoded",
             "encoded_tuned",
             "keyword",
+            "trust.json",
             "models/trained",
         ),
         _EVALUATION,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -90,7 +90,8 @@ LABELLED = pa.schema(
 )
 """labelled.parquet: the user's pairs of a query and a text, of label 1 (answers) to 0 (does not). `passage`
 and `document` are rows of the tables where the text is in the corpus, else -1. Pairs of one query share
-their split; that of a document's queries is the document's, and pairs of judged dev questions are dev."""
+their split: that of a held-out document that answers it, else "train" or, for a share of them, "dev" or
+"test"; pairs of judged dev questions are "dev"."""
 
 Units = Literal["passage", "sentence", "both"]
 
@@ -193,6 +194,9 @@ class Engine:
     With `fusion="rrf"` it is the sum over both legs of weight * 61 / (60 + rank), the dense weight being 1.
     A document scores as its best passage. `query_tower` and `document_tower` are the shares of the tuned
     weights in the two encoders: 0 is the untuned model, 1 the tuned one, between them their interpolation.
+    `token_weight` is that of late interaction (see interaction.py) beside these, over the words of the first
+    `token_depth` results; the words of a question are read by the document tower, in whose space those of
+    passages are.
     `reranker` ("" for none) is the folder, beside the index, of a cross-encoder that reads the first
     `rerank_depth` results again; `rerank_weight` is that of its scores beside the first ones (see rerank.py).
     """
@@ -204,6 +208,8 @@ class Engine:
     dense_weight: float = 1.0
     keyword_weight: float = 1.0
     fusion: Literal["scores", "rrf"] = "scores"
+    token_weight: float = 0.0
+    token_depth: int = 0
     reranker: str = ""
     rerank_depth: int = 0
     rerank_weight: float = 0.0
@@ -211,6 +217,10 @@ class Engine:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+    def vectors_alone(self, name: str = "") -> Engine:
+        """Its dense leg: the same without keywords and late interaction."""
+        return replace(self, name=name, keyword_weight=0.0, token_weight=0.0, token_depth=0)
 
 
 @dataclass(frozen=True, slots=True)

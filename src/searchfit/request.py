@@ -25,6 +25,8 @@ class Switches:
             engine,
             dense_weight=engine.dense_weight if self.dense else 0.0,
             keyword_weight=engine.keyword_weight if self.keyword else 0.0,
+            token_weight=engine.token_weight if self.dense else 0.0,
+            token_depth=engine.token_depth if self.dense else 0,
             reranker=engine.reranker if self.rerank else "",
             rerank_depth=engine.rerank_depth if self.rerank else 0,
         )

@@ -18,7 +18,8 @@ import numpy as np
 
 from searchfit.config import RerankSettings
 from searchfit.encoders.cross import CrossEncoder, Precision, sigmoid
-from searchfit.fusion import DECIMALS, Floats, Ranking, Rows
+from searchfit.fusion import Floats, Ranking, Rows
+from searchfit.interaction import reorder
 from searchfit.records import Engine
 from searchfit.workspace import write_bytes
 
@@ -140,28 +141,20 @@ def rerank(engine: Engine, ranking: Ranking, raw: Floats) -> Ranking:
 
 
 def places(engine: Engine, first: Floats, raw: Floats) -> tuple[Floats, Rows]:
-    """Scores (q, k), falling, and the place in the first ranking that each stands for.
+    """Scores (q, k), falling, and the place in the first ranking that each stands for, see `reorder`.
 
     `first` (q, k) are first-stage scores, falling, -inf where there is nothing, `raw` (q, c) the re-ranker's
     of the first c places. The head's scores become first + weight * z, where z are the raw scores, shifted
     to the mean 0 and stretched to the spread of the head's first-stage scores: re-rankers differ in scale,
-    and so the weight means the same for all. What follows the head keeps its order, below it. Rounded to
-    six decimals, as first-stage scores are; ties keep the first order.
+    and so the weight means the same for all.
     """
-    scores = first.astype(np.float64)
-    order = np.tile(np.arange(first.shape[1]), (len(first), 1))
+    heads = np.full(raw.shape, -np.inf)
     for query, own in enumerate(raw):
         head = int(np.isfinite(own).sum())
-        if head < 2:
-            continue
-        model, stage = own[:head].astype(np.float64), scores[query, :head]
-        spread = model.std()
+        model, stage = own[:head].astype(np.float64), first[query, :head].astype(np.float64)
+        spread = model.std() if head else 0.0
         if spread > 0:
             z = (model - model.mean()) * (max(stage.std(), _LEAST_SPREAD) / spread)
-            stage = np.rint((stage + engine.rerank_weight * z) * DECIMALS) / DECIMALS
-        own_order = np.argsort(-stage, kind="stable")
-        order[query, :head], scores[query, :head] = own_order, stage[own_order]
-        tail = scores[query, head:]
-        if len(tail) and np.isfinite(tail[0]):
-            tail -= max(0.0, float(tail[0] - scores[query, head - 1]))
-    return scores.astype(np.float32), order
+            stage = stage + engine.rerank_weight * z
+        heads[query, :head] = stage
+    return reorder(first, heads)

@@ -19,10 +19,11 @@ from searchfit.config import Settings
 from searchfit.encoders import load_encoder, model_digest
 from searchfit.encoders.corpus import encoded
 from searchfit.encoders.cross import CrossEncoder
-from searchfit.encoders.sentence import autocast, has_fast_bf16
+from searchfit.encoders.device import autocast, has_fast_bf16
 from searchfit.encoders.trained import Trained
 from searchfit.errors import SettingsError
-from searchfit.fusion import Ranking, rank
+from searchfit.fusion import Ranking
+from searchfit.interaction import Questions, rank_words, word_scores
 from searchfit.metrics import score_ranking
 from searchfit.records import Engine
 from searchfit.rerank import FOLDER, PairScores, Reranker, first_stage, rerank
@@ -223,7 +224,9 @@ class _Work:
         trained = Trained.load(self.files["models/trained"])
         encoder = trained.encoder(load_encoder(self.settings.model), plain.query_tower)
         width = max(10, self.engine.rerank_depth)
-        ranking = rank([plain], corpus, encoder.encode_queries(texts), texts, width)[0]
+        vectors, tokens = encoder.encode_questions(texts)
+        asked = Questions(texts, vectors, word_scores(corpus, corpus.words, texts, tokens))
+        ranking = rank_words([plain], corpus, asked, width)[0]
         ids = pq.read_table(self.files["documents.parquet"], columns=["id"])["id"].to_pylist()
         names = [[ids[corpus.documents[row]] if row >= 0 else "" for row in own] for own in ranking.rows]
         weights = self.settings.rerank.weights

@@ -17,10 +17,13 @@ from searchfit.encoders import fingerprint, load_encoder
 from searchfit.encoders.corpus import encode_corpus
 from searchfit.errors import SettingsError, SourceError
 from searchfit.fusion import Block, Corpus, Floats, Ranking, SharedKeywords, Vectors, rank
+from searchfit.interaction import Questions, rank_words, word_scores
 from searchfit.metrics import check_metrics, read_run, trec_order
+from searchfit.prior import untuned_engine
 from searchfit.records import Engine
-from searchfit.search import ArrayCorpus, untuned_engine
+from searchfit.search import ArrayCorpus
 from searchfit.splits import pair_splits
+from searchfit.trust import Trust, gauge
 from searchfit.workspace import digest
 
 if TYPE_CHECKING:
@@ -128,11 +131,15 @@ class Bench:
             told = partial(self.told, f"encode with {label(name)}") if self.told else _silent
             encode_corpus(encoder, self.passages, folder, told)
         corpus = ArrayCorpus.load(folder, self.keyword)
-        engine = untuned_engine(self.settings.engine, corpus.encoding, f"{label(name)} engine")
-        dense = replace(engine, name=f"{label(name)} dense", units="passage", keyword_weight=0.0)
-        vectors = encoder.encode_queries(texts)
+        if not (folder / "trust.json").exists():
+            gauge(encoder, corpus, self.passages, self.settings.seed).save(folder / "trust.json")
+        trust = Trust.load(folder / "trust.json")
+        engine = untuned_engine(self.settings.engine, corpus.encoding, trust, f"{label(name)} engine")
+        dense = replace(engine.vectors_alone(f"{label(name)} dense"), units="passage")
+        vectors, tokens = encoder.encode_questions(texts)
         engines = [dense, engine]
-        ranked = rank(engines, self.shared.over(corpus), vectors, texts, DEPTH)
+        asked = Questions(texts, vectors, word_scores(corpus, corpus.words, texts, tokens))
+        ranked = rank_words(engines, self.shared.over(corpus), asked, DEPTH)
         for one, ranking in zip(engines, ranked, strict=True):
             yield one.name, ranking
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from searchfit.config import EngineSettings, IndexSettings, ModelSettings
+from searchfit.config import IndexSettings, ModelSettings
 from searchfit.encoders import load_encoder
-from searchfit.encoders.corpus import COSINE, Encoding
+from searchfit.encoders.corpus import COSINE, Encoding, load_words
 from searchfit.errors import SettingsError, WorkspaceError
 from searchfit.filters import Filter, parse
 from searchfit.found import Found
-from searchfit.fusion import Block, Ranking, Rows, Vectors, rank
+from searchfit.fusion import Block, Ranking, Rows, Vectors
+from searchfit.interaction import NO_TOKENS, HeldWords, Questions, Tokens, rank_words, word_scores
 from searchfit.keyword import KeywordIndex
 from searchfit.legs import Asked, KeywordLeg, rank_one
 from searchfit.records import Engine, Hit, encoded_text
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+Read = tuple[Vectors, Tokens]
+"""A question as a model reads it: its vector (d) and its tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class ArrayCorpus:
@@ -54,13 +58,15 @@ class ArrayCorpus:
     documents: npt.NDArray[np.int32]
     keyword: KeywordIndex
     encoding: Encoding = COSINE
+    words: HeldWords | None = None
 
     @classmethod
     def load(cls, encoded: Path, keyword: Path) -> ArrayCorpus:
         """Open the artefacts of the encode stage; vectors are memory-mapped."""
         names = ("passages", "sentences", "offsets", "documents")
         arrays = {name: np.load(encoded / f"{name}.npy", mmap_mode="r") for name in names}
-        return cls(**arrays, keyword=KeywordIndex.load(keyword), encoding=Encoding.load(encoded))
+        index, encoding = KeywordIndex.load(keyword), Encoding.load(encoded)
+        return cls(**arrays, keyword=index, encoding=encoding, words=load_words(encoded))
 
     @property
     def count(self) -> int:
@@ -70,6 +76,14 @@ class ArrayCorpus:
     def keyword_scores(self, queries: Sequence[str]) -> sp.csr_array:
         """The keyword leg, a sparse (len(queries), count) matrix."""
         return self.keyword.scores(queries)
+
+    def spans(self, text: str) -> Iterator[tuple[str, int, int]]:
+        """The index terms of a text, at (term, start, end)."""
+        return self.keyword.analyzer.spans(text)
+
+    def idf(self, term: str) -> float:
+        """Rarity of a term."""
+        return self.keyword.idf(term)
 
     def take(self, rows: Rows) -> Block:
         """These passages as one block, in the order asked."""
@@ -96,17 +110,6 @@ class ArrayCorpus:
                 offsets,
             )
             start = end
-
-
-def untuned_engine(settings: EngineSettings, encoding: Encoding, name: str = "untuned engine") -> Engine:
-    """The engine of the settings over vectors as they are encoded, which every stage begins from."""
-    return Engine(
-        name,
-        units=settings.units,
-        dense_weight=encoding.dense_weight,
-        keyword_weight=settings.keyword_weight,
-        fusion=settings.fusion,
-    )
 
 
 class Searcher:
@@ -201,20 +204,21 @@ class Searcher:
         """
         return self.answer(Request(query, k, where, passages, offset, switches)).hits
 
-    def answer(self, request: Request, vector: Vectors | None = None) -> Answer:
-        """What `search` gives, and the version of the index that it comes from. `vector` (d) is the encoded
-        query, where it is known already."""
+    def answer(self, request: Request, read: Read | None = None) -> Answer:
+        """What `search` gives, and the version of the index that it comes from. `read` is what `read` gives
+        for the query, where it is known already."""
         request.check()
         query, offset = request.query, request.offset
         filter_ = parse(request.where, self.columns) if request.where else None
         engine = request.switches.applied(self.engine)
-        if vector is None:
-            vector = self._encoded(engine, [query])[0]
+        vector, tokens = read or self.read(engine, [query])[0]
 
         def hits(corpus: StoreCorpus) -> Answer:
             asked = self._asked(corpus, vector, corpus.bm25.leg(query, filter_), filter_)
-            depth = max(offset + request.k, engine.rerank_depth)
+            depth = max(offset + request.k, engine.rerank_depth, engine.token_depth)
             found = self._find(corpus, engine, asked, depth, request.passages)
+            if engine.token_weight:
+                found = found.met(word_scores(corpus, corpus.words_by_row, [query], [tokens]))
             found = found.reranked(query, self._pairs(corpus))
             page = slice(offset, offset + request.k)
             return Answer(self._hits(corpus, found, query, page, request.switches), self.version(corpus))
@@ -228,15 +232,18 @@ class Searcher:
     def search_many(self, queries: Sequence[str], k: int = 10, where: str | None = None) -> Ranking:
         """Rankings of documents for many queries, by passage rows, exact. Without a filter the index is read
         once for many of them. Ranks as `search` does."""
-        vectors = self._encoded(self.engine, queries)
+        engine, reads = self.engine, self.read(self.engine, queries)
         filter_ = parse(where, self.columns) if where else None
 
         def ranking(corpus: StoreCorpus) -> Ranking:
-            depth = max(k, self.engine.rerank_depth)
+            depth = max(k, engine.rerank_depth)
             if filter_ is not None:
-                found = self._one_by_one(corpus, queries, vectors, depth, filter_)
+                found = self._one_by_one(corpus, queries, reads, depth, filter_)
             else:
-                found = rank([self.engine], corpus, vectors, queries, depth)[0]
+                vectors, tokens = [read[0] for read in reads], [read[1] for read in reads]
+                words = word_scores(corpus, corpus.words, queries, tokens)
+                asked = Questions(queries, np.array(vectors), words)
+                found = rank_words([engine], corpus, asked, depth)[0]
                 found = Ranking(np.append(corpus.store.rows, -1)[found.rows], found.scores)
             if self.engine.reranker:
                 read = self._pairs(corpus)(queries, found.rows[:, : self.engine.rerank_depth])
@@ -271,10 +278,13 @@ class Searcher:
         """The document ids of passage rows."""
         return self.corpus.store.document_ids(rows)
 
-    def _encoded(self, engine: Engine, queries: Sequence[str]) -> Vectors:
-        if not engine.dense_weight:  # no model needs to be loaded
-            return np.empty((len(queries), 0), np.float32)
-        return self.encoder.encode_queries(queries)
+    def read(self, engine: Engine, queries: Sequence[str]) -> list[Read]:
+        """The vector (d) and the tokens of each query, as far as an engine looks at them."""
+        if not engine.dense_weight and not engine.token_weight:  # no model needs to be loaded
+            return [(np.empty(0, np.float32), NO_TOKENS)] * len(queries)
+        if not engine.token_weight:
+            return [(vector, NO_TOKENS) for vector in self.encoder.encode_queries(queries)]
+        return list(zip(*self.encoder.encode_questions(queries), strict=True))
 
     def _over(self, work: Callable[[StoreCorpus], _T]) -> _T:
         """Do work over the newest version; again, should that be removed meanwhile by two newer ones."""
@@ -327,15 +337,18 @@ class Searcher:
         return PairScores(lambda: self.reranker, texts)
 
     def _one_by_one(
-        self, corpus: StoreCorpus, queries: Sequence[str], vectors: Vectors, k: int, where: Filter
+        self, corpus: StoreCorpus, queries: Sequence[str], reads: Sequence[Read], k: int, where: Filter
     ) -> Ranking:
         rows = np.full((len(queries), k), -1, np.int64)
         scores = np.full((len(queries), k), -np.inf, np.float32)
-        for number, query in enumerate(queries):
-            asked = self._asked(corpus, vectors[number], corpus.bm25.leg(query, where), where)
-            found = self._find(corpus, self.engine, asked, k, False)
-            rows[number, : len(found.shown)] = found.scored.rows[found.shown]
-            scores[number, : len(found.shown)] = found.scored.scores[found.shown]
+        for number, (query, (vector, tokens)) in enumerate(zip(queries, reads, strict=True)):
+            asked = self._asked(corpus, vector, corpus.bm25.leg(query, where), where)
+            found = self._find(corpus, self.engine, asked, max(k, self.engine.token_depth), False)
+            if self.engine.token_weight:
+                found = found.met(word_scores(corpus, corpus.words_by_row, [query], [tokens]))
+            shown = found.shown[:k]
+            rows[number, : len(shown)] = found.scored.rows[shown]
+            scores[number, : len(shown)] = found.scored.scores[shown]
         return Ranking(rows, scores)
 
     def _hits(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from searchfit.config import Settings
+from searchfit.config import HoldoutSettings, Settings
 from searchfit.errors import SettingsError
 from searchfit.generators import parts
 
@@ -39,6 +40,22 @@ def judging_generator(settings: Settings) -> str:
 def asked_split(id_: str) -> str:
     """Whether a judged question of the user's own chooses ("dev") or measures ("test")."""
     return "dev" if hashlib.blake2b(id_.encode()).digest()[0] % 2 else "test"
+
+
+def divide(
+    sizes: npt.NDArray[np.int64], order: Iterable[int], settings: HoldoutSettings
+) -> npt.NDArray[np.str_]:
+    """The split of each cluster of so many members: in the order given, test and then dev take whole clusters
+    up to their shares; what is left, and what is not in the order, is "train"."""
+    room = {"test": settings.test * sizes.sum(), "dev": settings.dev * sizes.sum()}
+    split = np.full(len(sizes), "train", dtype="<U5")
+    for place in order:
+        # A cluster too large for what is left goes to train, and the next ones still fill test and dev.
+        name = next((name for name in room if sizes[place] <= room[name] + 1e-9), "train")
+        if name in room:
+            room[name] -= sizes[place]
+            split[place] = name
+    return split
 
 
 def pair_splits(pairs: Path, holdout: Path) -> npt.NDArray[np.str_]:

@@ -134,7 +134,7 @@ def test_dot_products_are_of_the_vectors_as_the_model_gives_them(tiny_model: Pat
     raw_vectors = settings(tiny_model, normalize=False, similarity="dot")
     encoder = load_encoder(raw_vectors)
     text = "The anchor is old. The violin too."
-    passages, inner = encoder.encode_passages([text, ""], [[(0, 18), (19, 34)], [(0, 0)]])
+    passages, inner, _ = encoder.encode_passages([text, ""], [[(0, 18), (19, 34)], [(0, 0)]])
     np.testing.assert_allclose(passages, encoder.encode_documents([text, ""]), atol=1e-5)
     assert abs(np.linalg.norm(passages[0]) - 1) > 0.1
     tokens = states(tiny_model, text)[1:-1]
@@ -153,7 +153,7 @@ def test_spans_pass_through_the_head(raw: dict[str, Path]) -> None:
     encoder = load_encoder(settings(raw["bert"], head_dim=7))
     assert encoder.late_pooling
     text = "the anchor is old and the violin too"
-    _, inner = encoder.encode_passages([text], [[(0, 10), (11, len(text))]])
+    _, inner, _ = encoder.encode_passages([text], [[(0, 10), (11, len(text))]])
     weight = encoder.model[2].linear.weight.detach().numpy()
     tokens = states(raw["bert"], text)
     expected = weight @ tokens[1:3].mean(axis=0)

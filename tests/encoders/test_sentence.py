@@ -129,7 +129,7 @@ def test_spans_are_read_within_their_passage(tiny_model: Path, prompt: str) -> N
     assert own.late_pooling
     text = "The rose is old. Visitors who ask for the Übergröße wait! x"
     spans = [[(0, 16), (17, 57), (58, 59)], [], [(0, 1)]]
-    passages, inner = own.encode_passages([text, "violin", "x"], spans)
+    passages, inner, _ = own.encode_passages([text, "violin", "x"], spans)
     assert passages.shape == (3, 32)
     assert inner.shape == (4, 32)
     np.testing.assert_allclose(passages, own.encode_documents([text, "violin", "x"]), atol=2e-6)
@@ -142,7 +142,7 @@ def test_spans_are_read_within_their_passage(tiny_model: Path, prompt: str) -> N
 
 def test_a_span_beyond_the_window_takes_the_passages_vector(encoder: SentenceEncoder) -> None:
     text = "rose " * 200 + "violin."
-    passages, inner = encoder.encode_passages([text], [[(0, 20), (1000, 1007)]])
+    passages, inner, _ = encoder.encode_passages([text], [[(0, 20), (1000, 1007)]])
     np.testing.assert_allclose(inner[1], passages[0], atol=1e-6)
 
 
@@ -156,7 +156,7 @@ def test_models_that_pool_otherwise_read_spans_alone(tiny_model: Path, tmp_path:
     encoder = load_encoder(settings(tmp_path / "cls"))
     assert not encoder.late_pooling
     text = "The rose is old. The soil too."
-    passages, inner = encoder.encode_passages([text], [[(0, 16), (17, 30)]])
+    passages, inner, _ = encoder.encode_passages([text], [[(0, 16), (17, 30)]])
     np.testing.assert_allclose(passages, encoder.encode_documents([text]), atol=2e-6)
     np.testing.assert_allclose(
         inner, encoder.encode_documents(["The rose is old.", "The soil too."]), atol=2e-6

@@ -46,7 +46,7 @@ def test_passages_and_sentences_stand_in_their_rows(bench: Any) -> None:
         spans = table[row]["sentences"]
         shift = len(texts[row]) - len(table[row]["text"])
         pairs = [(a + shift, b + shift) for a, b in zip(spans[::2], spans[1::2], strict=True)]
-        _, units = encoder.encode_passages([texts[row]], [pairs])
+        _, units, _ = encoder.encode_passages([texts[row]], [pairs])
         if len(pairs) > 1:
             own = corpus.sentences[corpus.offsets[row] : corpus.offsets[row + 1]]
             np.testing.assert_allclose(own, units, atol=3e-6)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import csv
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from searchfit.metrics import NAMES, score_ranking
 from searchfit.recipe import STAGES
 from searchfit.search import ArrayCorpus
 from searchfit.stages import Tools, evaluate
+from searchfit.training.lessons import Lessons
 
 SECTIONS = next(stage.sections for stage in STAGES if stage.name == "evaluate")
 
@@ -176,6 +179,74 @@ def test_a_question_that_was_trained_on_is_left_out(bench: Any, tmp_path: Path) 
     systems, after, _ = run(bench, tmp_path / "after", {"mined": folder})
     assert systems["leaks"]["named_questions"] == [stolen]
     assert stolen not in after["text"].to_pylist()
+
+
+def labelled(bench: Any, out: Path) -> tuple[dict[str, Path], list[dict[str, Any]], list[str]]:
+    """What label and mine make of four questions a document, the rows of labelled.parquet, and the splits of
+    the documents."""
+    lines = [
+        (f"{part}{n} {' '.join(row['text'].split()[:3])}", row["text"], row["id"])
+        for n, row in enumerate(pq.read_table(bench.path("documents.parquet")).to_pylist())
+        for part in "abcd"
+    ]
+    with (out / "pairs.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("query", "passage", "document_id"), *lines])
+    settings = load_settings(base=bench.settings, values={"pairs.file": str(out / "pairs.csv")})
+    inputs: dict[str, Path] = {}
+    for name, made in (("label", "labelled.parquet"), ("mine", "mined")):
+        stage = next(stage for stage in STAGES if stage.name == name)
+        stage.module.run(settings.only(*stage.sections), {**bench.inputs(name), **inputs}, Tools(out))
+        inputs[made] = out / made
+    split = pq.read_table(bench.path("holdout.parquet"))["split"].to_pylist()
+    return inputs, pq.read_table(out / "labelled.parquet").to_pylist(), split
+
+
+def test_labelled_questions_of_any_document_judge_and_none_of_them_trains(bench: Any, tmp_path: Path) -> None:
+    """However little may stand in a training text, those of documents that train are no leaks."""
+    inputs, rows, split = labelled(bench, tmp_path)
+    judge = {row["query"]: row for row in rows if row["split"] != "train"}
+    learnt = set(pq.read_table(tmp_path / "mined" / "queries.parquet")["text"].to_pylist())
+    named = {row["document"] for row in rows if row["split"] == "train"}
+    assert learnt & {row["query"] for row in rows}
+    assert not learnt & judge.keys()
+    lessons, _ = Lessons.load(inputs, "labelled", lambda rows: [str(row) for row in rows])
+    taught = {*lessons.queries, *lessons.labelled["query"].to_pylist()}
+    assert taught == {row["query"] for row in rows} - judge.keys()
+    assert {split[row["document"]] for row in judge.values()} == {"train", "dev", "test"}
+    values = {"evaluate.min_labelled": 5, "evaluate.merges": ()}
+    systems, table, _ = run(bench, tmp_path / "out", inputs, **values, **{"evaluate.leak_share": 1.0})
+    assert systems["questions"] == "judged"
+    assert systems["leaks"]["questions"] == 0
+    assert sum(systems["counts"].values()) == len(table)
+    found = {row["text"]: row for row in table.to_pylist()}
+    for text, row in found.items():
+        kind = "known" if judge[text]["document"] in named else "new"
+        assert (row["split"], row["style"]) == (judge[text]["split"], f"labelled, {kind} document")
+    assert len({row["style"] for row in found.values()}) == 2
+    strict, fewer, _ = run(bench, tmp_path / "strict", inputs, **values, **{"evaluate.leak_share": 0.01})
+    assert strict["leaks"]["documents"] > 0
+    assert {judge[text]["document"] for text in found} > {
+        judge[text]["document"] for text in fewer["text"].to_pylist()
+    }
+    spared = {text for text, row in judge.items() if split[row["document"]] == "train"}
+    assert spared <= found.keys()
+    assert spared <= set(fewer["text"].to_pylist())
+
+
+def test_the_evaluation_says_how_many_labelled_questions_of_each_kind_there_are(
+    bench: Any, tmp_path: Path
+) -> None:
+    inputs, _, _ = labelled(bench, tmp_path)
+    change = {"evaluate.min_labelled": 5, "evaluate.merges": ()}
+    settings = load_settings(base=bench.settings, values=change).only(*SECTIONS)
+    result = evaluate.run(settings, {**bench.inputs("evaluate"), **inputs}, Tools(tmp_path))
+    table = pq.read_table(tmp_path / "evaluation" / "queries.parquet").to_pylist()
+    of = Counter((row["style"], row["split"]) for row in table)
+    kinds = ("labelled, known document", "labelled, new document")
+    assert result.notes[:2] == tuple(
+        f"{kind}: {of[kind, 'dev']} dev and {of[kind, 'test']} test questions." for kind in kinds
+    )
+    assert all(of[kind, "dev"] for kind in kinds)
 
 
 def test_overlap_is_told_by_question_and_by_band(bench: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from searchfit.config import load_settings
+from searchfit.feedback import Click, Feedback
+from searchfit.recipe import STAGES
 from searchfit.records import LABELLED
 from searchfit.stages import Tools, label
+
+SECTIONS = next(stage.sections for stage in STAGES if stage.name == "label")
 
 
 def run(
@@ -24,7 +29,7 @@ def run(
             writer.writeheader()
             writer.writerows(lines)
         values["pairs.file"] = str(out / "pairs.csv")
-    settings = load_settings(base=bench.settings, values=values).only("pairs", "queries", "feedback")
+    settings = load_settings(base=bench.settings, values=values).only(*SECTIONS)
     result = label.run(settings, bench.inputs("label"), Tools(out))
     table = pq.read_table(out / "labelled.parquet")
     assert table.schema.equals(LABELLED)
@@ -218,3 +223,124 @@ def test_near_duplicates_are_those_of_a_plain_comparison(
     assert result.counts["test questions excluded"] == len(queries) - len(expected)
     assert sum(drop.count for drop in result.drops) == len(queries) - len(expected)
     assert all(0 < len(drop.samples) <= 5 for drop in result.drops)
+
+
+def many(passages: list[dict[str, Any]], split: list[str], count: int = 200) -> list[dict[str, Any]]:
+    """So many questions of documents that train, each of words of its own."""
+    train = [p["text"] for p in passages if split[p["document"]] == "train"]
+    return [{"query": f"a{n} b{n} c{n}?", "passage": train[n % len(train)]} for n in range(count)]
+
+
+def by_query(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """The split of each query, which is one."""
+    found = {(row["query"], row["split"]) for row in rows}
+    assert len(dict(found)) == len(found)
+    return dict(found)
+
+
+def test_of_many_questions_that_train_a_share_is_held_out(
+    bench: Any, tmp_path: Path, passages: list[dict[str, Any]]
+) -> None:
+    """Those of held-out documents are held out beside them; one that no document answers trains."""
+    split = splits(bench)
+    lines = many(passages, split)
+    held = {p["text"]: split[p["document"]] for p in passages if split[p["document"]] != "train"}
+    lines += [{"query": f"held{n} out{n}", "passage": text} for n, text in enumerate(held)]
+    lines += [{"query": f"away{n} off{n}", "passage": f"unheard of {n}"} for n in range(60)]
+    lines += [{"query": lines[n]["query"].upper(), "passage": lines[n + 1]["passage"]} for n in range(40)]
+    change = {"holdout.dev": 0.2, "holdout.test": 0.1}
+    result, rows = run(bench, tmp_path, lines, **change)
+    found = by_query(rows)
+    assert Counter(found[line["query"]] for line in lines[:200]) == {"train": 140, "dev": 40, "test": 20}
+    assert {found[f"held{n} out{n}"] == name for n, name in enumerate(held.values())} == {True}
+    assert {found[f"away{n} off{n}"] for n in range(60)} == {"train"}
+    assert all(found[line["query"]] == found[line["query"].upper()] for line in lines[:40])
+    assert result.counts["held out of documents that train"] == 60
+    assert result.counts["labelled pairs"] == len(lines)
+
+
+def test_which_are_held_out_follows_from_the_seed_and_the_words(
+    bench: Any, tmp_path: Path, passages: list[dict[str, Any]]
+) -> None:
+    lines = many(passages, splits(bench))
+    same = [{"query": f"z{n}", "passage": lines[n]["query"]} for n in range(50)]
+    lines += [*same, *({**line, "passage": lines[0]["passage"]} for line in same)]
+    _, rows = run(bench, tmp_path, lines)
+    found = by_query(rows)
+    _, again = run(bench, tmp_path, lines[::-1])
+    assert by_query(again) == found
+    _, others = run(bench, tmp_path, lines, seed=5)
+    assert by_query(others) != found
+    assert Counter(by_query(others).values()) == Counter(found.values())
+    # A tenth more questions leave most as they were.
+    _, more = run(bench, tmp_path, lines + many(passages, splits(bench), 225)[200:])
+    grown = by_query(more)
+    assert sum(grown[query] == name for query, name in found.items()) > 225
+
+
+def test_few_questions_all_train(bench: Any, tmp_path: Path, passages: list[dict[str, Any]]) -> None:
+    for count, held in ((199, 0), (200, 40)):
+        result, _ = run(bench, tmp_path, many(passages, splits(bench), count))
+        assert result.counts["held out of documents that train"] == held
+    lines = [{**line, "label": n % 2} for n, line in enumerate(many(passages, splits(bench), 398))]
+    result, _ = run(bench, tmp_path, lines)  # of half of them no answer is known
+    assert result.counts["held out of documents that train"] == 0
+
+
+def test_questions_that_ask_nearly_the_same_are_held_out_together(
+    bench: Any, tmp_path: Path, passages: list[dict[str, Any]]
+) -> None:
+    """By their words, or where one is the other's answer; of many in a row none is, for there is no room."""
+    base = [line["passage"] for line in many(passages, splits(bench))]
+    lines = []
+    for n in range(80):
+        words = [f"{letter}{n}" for letter in "abcdefghi"]
+        lines.append({"query": " ".join(words), "passage": base[n]})
+        lines.append({"query": " ".join([*words[:-1], f"other{n}"]), "passage": base[n + 1]})
+        lines += [{"query": f"m{n}", "passage": f"n{n}"}, {"query": f"n{n}", "passage": base[n]}]
+        lines.append({"query": f"m{n}", "passage": base[n + 2]})
+    lines += [
+        {"query": f"what does the part number {n} of this machine cost", "passage": base[n]}
+        for n in range(99)
+    ]
+    _, rows = run(bench, tmp_path, lines)
+    found = by_query(rows)
+    for one, other in zip(lines[:400:5], lines[1:400:5], strict=True):
+        assert found[one["query"]] == found[other["query"]]
+    assert all(found[f"m{n}"] == found[f"n{n}"] for n in range(80))
+    assert {found[line["query"]] for line in lines[400:]} == {"train"}
+    assert Counter(found.values())["dev"] == Counter(found.values())["test"] == 40
+
+
+def test_what_was_clicked_never_judges(bench: Any, tmp_path: Path, passages: list[dict[str, Any]]) -> None:
+    lines = many(passages, splits(bench))
+    ids = pq.read_table(bench.path("documents.parquet"))["id"].to_pylist()
+    document = next(p["document"] for p in passages if p["text"] == lines[0]["passage"])
+    (tmp_path / "asked").mkdir()
+    (tmp_path / "asked" / "manifest.json").write_text("{}\n", encoding="utf-8")
+    feedback = Feedback(tmp_path / "asked", clicks=True)
+    for line in lines[:100]:
+        for _ in range(2):
+            feedback.add(Click(line["query"], ids[document], 3))
+    result, rows = run(bench, tmp_path, lines, **{"feedback.workspace": str(tmp_path / "asked")})
+    assert result.counts["clicked pairs"] == 100
+    assert set(by_query(rows).values()) == {"train"}  # too few others
+    # Nor does what is answered by a clicked question, and so asks the same.
+    lines = many(passages, splits(bench), 300)
+    alike = [{"query": f"like{n}", "passage": lines[n]["query"]} for n in range(100)]
+    alike += [{"query": f"like{n}", "passage": lines[n]["passage"]} for n in range(100)]
+    _, rows = run(bench, tmp_path, [*lines, *alike], **{"feedback.workspace": str(tmp_path / "asked")})
+    found = by_query(rows)
+    assert {found[line["query"]] for line in (*lines[:100], *alike)} == {"train"}
+    assert Counter(found.values()) == {"train": 340, "dev": 30, "test": 30}
+
+
+def test_where_judged_questions_decide_none_is_held_out(
+    bench: Any, tmp_path: Path, passages: list[dict[str, Any]]
+) -> None:
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text(
+        '{"query_id": "u", "query": "zzz", "document_id": "garden-0", "score": 1}\n', encoding="utf-8"
+    )
+    _, rows = run(bench, tmp_path, many(passages, splits(bench)), **{"queries.file": str(asked)})
+    assert set(by_query(rows).values()) == {"train"}

@@ -176,8 +176,12 @@ class ScreenSettings(Section):
 class HoldoutSettings(Section):
     """How documents are divided into train, dev and test."""
 
-    dev: float = Field(0.1, gt=0, lt=0.5, description="share of documents for choosing")
-    test: float = Field(0.1, gt=0, lt=0.5, description="share of documents for the report")
+    dev: float = Field(
+        0.1, gt=0, lt=0.5, description="share of documents, and of labelled questions, for choosing"
+    )
+    test: float = Field(
+        0.1, gt=0, lt=0.5, description="share of documents, and of labelled questions, for the report"
+    )
     near_duplicate: float = Field(0.7, gt=0, le=1, description="Jaccard similarity of word shingles")
     judge: str = Field(
         "auto",
@@ -256,7 +260,17 @@ class EngineSettings(Section):
     """How search scores. The defaults are the safest found over real collections, see docs/lab.md."""
 
     units: Literal["passage", "sentence", "both"] = Field("both", description="what is encoded")
-    keyword_weight: float = Field(1.0, ge=0, description="weight of the keyword leg beside the dense one")
+    keyword_weight: float = Field(0.5, ge=0, description="weight of the keyword leg beside the dense one")
+    blend_weight: float = Field(
+        1.0, ge=0, description="weight of the keyword leg where no words are looked at"
+    )
+    adapt: bool = Field(
+        True, description="raise both where keywords find what the model does not, measured on the corpus"
+    )
+    token_weight: float = Field(
+        2.0, ge=0, description="weight of late interaction, word by word, where the model allows it; 0: none"
+    )
+    token_depth: int = Field(40, ge=1, le=1000, description="results whose words are looked at")
     fusion: Literal["scores", "rrf"] = Field(
         "scores", description="what is summed over the legs: scores, or reciprocal ranks"
     )
@@ -301,7 +315,7 @@ class EvaluateSettings(Section):
     keyword_weights: tuple[float, ...] = Field((0.5, 1.0, 1.5), description="blends shown in the report")
     merges: tuple[float, ...] = Field((0.25, 0.5, 0.75), description="shares of the tuned weights")
     min_labelled: int = Field(
-        30, ge=1, description="with as many labelled questions on held-out documents, they judge"
+        30, ge=1, description="with as many held-out labelled questions each for dev and test, they judge"
     )
     max_queries: int = Field(2000, ge=10, description="dev and test queries, each, sampled evenly")
     metrics: tuple[str, ...] = Field(

@@ -10,7 +10,7 @@ import numpy as np
 
 from searchfit.encoders import locate
 from searchfit.encoders.build import positions, transformer_folder
-from searchfit.encoders.sentence import autocast, has_fast_bf16, loading, model_errors
+from searchfit.encoders.device import autocast, has_fast_bf16, loading, model_errors
 from searchfit.errors import ModelError
 from searchfit.executors import Portable
 from searchfit.fusion import Floats

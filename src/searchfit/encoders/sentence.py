@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import logging
-import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,9 +22,11 @@ from searchfit.encoders.build import (
     transformer_folder,
     window,
 )
+from searchfit.encoders.device import autocast, has_fast_bf16, loading, model_errors, on_device, quiet
 from searchfit.encoders.threads import one_thread
-from searchfit.errors import ModelError
+from searchfit.encoders.words import word_vectors
 from searchfit.fusion import Floats, Vectors
+from searchfit.interaction import NO_TOKENS, Bits, PassageWords, Tokens, joined_words, pack
 
 if TYPE_CHECKING:
     import torch
@@ -130,19 +128,40 @@ class SentenceEncoder:
         """(len(texts), dimension) float32, of unit length for cosine, by the document tower."""
         return self._encode(texts, "document")
 
+    def encode_questions(self, texts: Sequence[str]) -> tuple[Vectors, list[Tokens]]:
+        """What `encode_queries` gives, and each question's tokens as the document tower reads them, with
+        which words of passages are compared. Without `late_pooling` there are no tokens."""
+        if not self.late_pooling:
+            return self.encode_queries(texts), [NO_TOKENS] * len(texts)
+        one = same(*towers_of(self.model).values())
+        vectors = np.empty((len(texts), self.dimension), np.float32) if one else self.encode_queries(texts)
+        every: list[Tokens] = [NO_TOKENS] * len(texts)
+        for group in self._by_length(texts):
+            with one_thread() if self._alone([texts[i] for i in group]) else contextlib.nullcontext():
+                found, tokens, spans = self._tokens([texts[i] for i in group], "query")
+            if one:
+                vectors[group] = found
+            for place, i in enumerate(group):
+                real = spans[place, :, 1] > spans[place, :, 0]
+                every[i] = tokens[place][real], spans[place][real]
+        return vectors, every
+
     def encode_passages(
-        self, texts: Sequence[str], spans: Sequence[Sequence[Span]]
-    ) -> tuple[Vectors, Vectors]:
-        """Vectors of passages (n, dimension) and of all their spans, one after another (m, dimension).
+        self, texts: Sequence[str], spans: Sequence[Sequence[Span]], centre: Floats | None = None
+    ) -> tuple[Vectors, Vectors, PassageWords | None]:
+        """Vectors of passages (n, dimension) and of all their spans, one after another (m, dimension), and
+        with the corpus's centre (see `token_centre`) the words of the passages.
 
         A mean-pooled model reads each passage once: a span's vector is the mean of its tokens' vectors in
         the passage, through the model's head (Guenther et al. 2024, "Late chunking"), at half the cost of
-        reading spans again and level in quality (docs/lab.md). Other models read every span alone.
+        reading spans again and level in quality (docs/lab.md). Other models read every span alone, and
+        have no words.
         """
         if not self.late_pooling:
             alone = [text[a:b] for text, own in zip(texts, spans, strict=True) for a, b in own]
-            return self.encode_documents(texts), self.encode_documents(alone)
+            return self.encode_documents(texts), self.encode_documents(alone), None
         vectors = np.empty((len(texts), self.dimension), np.float32)
+        words: list[Bits] = [np.empty((0, 0), np.uint8)] * len(texts)
         starts = np.concatenate([[0], np.cumsum([len(own) for own in spans])]).astype(np.int64)
         inner = np.empty((int(starts[-1]), self.dimension), np.float32)
         for group in self._by_length(texts):
@@ -153,7 +172,24 @@ class SentenceEncoder:
                 own = inner[starts[i] : starts[i + 1]]
                 own[:] = passages[place]
                 own[found] = self._headed(means[found])
-        return vectors, inner
+                if centre is not None:
+                    words[i] = pack(word_vectors(tokens[place], offsets[place], texts[i], centre))
+        if centre is None:
+            return vectors, inner, None
+        return vectors, inner, joined_words(words)
+
+    def token_centre(self, texts: Sequence[str]) -> Floats | None:
+        """(token dimension) the mean of the unit token vectors of some passages; None without
+        `late_pooling`."""
+        if not self.late_pooling:
+            return None
+        total, count = np.zeros(0), 0
+        for group in self._by_length(texts):
+            _, tokens, spans = self._tokens([texts[i] for i in group])
+            real = tokens[spans[..., 1] > spans[..., 0]].astype(np.float64)
+            lengths = np.linalg.norm(real, axis=1, keepdims=True)
+            total, count = np.resize(total, real.shape[1]) + (real / lengths).sum(axis=0), count + len(real)
+        return np.asarray(total / max(1, count), np.float32)
 
     def count(self, texts: Sequence[str]) -> int:
         """Tokens of the texts together, special tokens included, not truncated."""
@@ -188,14 +224,16 @@ class SentenceEncoder:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
         return np.asarray(vectors.cpu().numpy(), np.float32)
 
-    def _tokens(self, texts: list[str]) -> tuple[Vectors, Floats, npt.NDArray[np.int64]]:
-        """Passage vectors (n, d), token vectors (n, t, d), and each token's (start, end) in its text
-        (n, t, 2), (0, 0) for special tokens, the prompt and padding."""
+    def _tokens(
+        self, texts: list[str], task: Literal["query", "document"] = "document"
+    ) -> tuple[Vectors, Floats, npt.NDArray[np.int64]]:
+        """By the document tower: vectors of texts (n, d), token vectors (n, t, d), and each token's (start,
+        end) in its text (n, t, 2), (0, 0) for special tokens, the prompt of the task and padding."""
         import torch
 
-        # The first that is there counts, an empty one too, as in encode_document.
-        prompts = self.model.prompts
-        prompt = next((prompts[name] for name in _DOCUMENT_PROMPTS if name in prompts), None) or ""
+        # The first that is there counts, an empty one too, as in encode_document and encode_query.
+        prompts, names = self.model.prompts, _DOCUMENT_PROMPTS if task == "document" else ("query",)
+        prompt = next((prompts[name] for name in names if name in prompts), None) or ""
         tower = _tower(self.model, "document")
         features = tower.preprocess([prompt + t for t in texts], processing_kwargs=_WITH_OFFSETS)
         offsets = features.pop("offset_mapping").numpy() - len(prompt)
@@ -224,9 +262,7 @@ class SentenceEncoder:
 
     def _forward(self, texts: list[str], task: Literal["query", "document"]) -> Vectors:
         encode = self.model.encode_query if task == "query" else self.model.encode_document
-        # A question is too little work to share: threads that wait for one another cost more than they save.
-        alone = len(texts) == 1 and len(texts[0]) < _SHORT and self.model.device.type == "cpu"
-        with self.autocast(), one_thread() if alone else contextlib.nullcontext():
+        with self.autocast(), one_thread() if self._alone(texts) else contextlib.nullcontext():
             vectors: Any = encode(
                 texts,
                 batch_size=len(texts),
@@ -235,6 +271,11 @@ class SentenceEncoder:
                 normalize_embeddings=self.similarity == "cosine",
             )
         return np.asarray(vectors, np.float32)
+
+    def _alone(self, texts: list[str]) -> bool:
+        """Whether it is one question, too little work to share: threads that wait for one another cost more
+        than they save."""
+        return len(texts) == 1 and len(texts[0]) < _SHORT and self.model.device.type == "cpu"
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bf16 arithmetic where the hardware is fast at it."""
@@ -314,86 +355,3 @@ def _means(
         if len(inside):
             means[row], found[row] = tokens[inside].mean(axis=0), True
     return means, found
-
-
-def on_device(value: Any, device: torch.device) -> Any:
-    """A feature on a device; what is not a tensor stays as it is."""
-    return value.to(device) if hasattr(value, "to") else value
-
-
-@contextlib.contextmanager
-def model_errors(folder: Path) -> Iterator[None]:
-    """What the libraries raise for a damaged folder, as one error for the user."""
-    try:
-        yield
-    except Exception as error:  # of any class: damaged weights and tokenizers have errors of their own
-        raise ModelError(
-            f"the model in {folder} cannot be loaded: {error}.",
-            "A folder with config.json, a tokenizer and safetensors weights is expected; "
-            "models that need code of their own are refused.",
-        ) from error
-
-
-@contextlib.contextmanager
-def loading(folder: Path, device: str) -> Iterator[str | None]:
-    """Load a model quietly; gives its device, None for the library's choice of a GPU. What a checkpoint lacks
-    (a pooler that nothing reads, a new head) is filled at random: the same each time."""
-    import torch
-
-    quiet()
-    tune_process()
-    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    with model_errors(folder), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield device if device != "auto" else None if gpu else "cpu"
-
-
-def quiet() -> None:
-    """Keep the libraries' progress bars and advice out of the user's terminal."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="torch")
-
-
-@lru_cache(maxsize=1)
-def tune_process() -> None:
-    """Settings that pay on a CPU: glibc keeps freed memory (no page faults by batch: 15% faster), and torch
-    uses the cores that this process may use, not those of the machine."""
-    import torch
-
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        for option, value in ((-4, 0), (-2, 64 << 20), (-1, 512 << 20)):  # MMAP_MAX, TOP_PAD, TRIM_THRESHOLD
-            mallopt(option, value)
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(usable_cores())
-
-
-def usable_cores() -> int:
-    """Cores that this process may use, by affinity and container quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()[:2]
-        cores = min(cores, max(1, round(int(quota) / int(period))))
-    return cores
-
-
-def autocast(device: torch.device, bf16: bool) -> contextlib.AbstractContextManager[Any]:
-    """A context of bf16 arithmetic, or of none."""
-    import torch
-
-    return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
-
-
-def has_fast_bf16(device: Any) -> bool:
-    """Whether bf16 arithmetic is faster than fp32 on a torch device."""
-    import torch
-
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    )

@@ -188,7 +188,7 @@ class _Reader:
     def load(cls, folder: str) -> _Reader:
         from transformers import AutoTokenizer
 
-        from searchfit.encoders.sentence import quiet
+        from searchfit.encoders.device import quiet
 
         quiet()
         with _load_errors(folder):
@@ -230,7 +230,7 @@ class _Engine:
         import torch
         from transformers import AutoModelForCausalLM
 
-        from searchfit.encoders.sentence import has_fast_bf16, quiet, tune_process
+        from searchfit.encoders.device import has_fast_bf16, quiet, tune_process
 
         quiet()
         tune_process()

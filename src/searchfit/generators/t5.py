@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from searchfit.config import Settings
 from searchfit.encoders import locate, model_digest
-from searchfit.encoders.sentence import usable_cores
+from searchfit.encoders.device import usable_cores
 from searchfit.errors import SettingsError
 from searchfit.executors import LOCAL, Executor
 from searchfit.generators import Task, Written

@@ -53,7 +53,7 @@ def converted(folder: Path, precision: str) -> Path:
 def _convert(folder: Path, precision: str, path: Path) -> None:
     from ctranslate2.converters import TransformersConverter
 
-    from searchfit.encoders.sentence import quiet
+    from searchfit.encoders.device import quiet
 
     class SafeConverter(TransformersConverter):  # type: ignore[misc, unused-ignore]
         """Reads safetensors only, also where pickled weights lie beside them."""

@@ -112,7 +112,7 @@ def load_tokenizer(folder: Path) -> Any:
     """The model's tokenizer. Raises ModelError."""
     from transformers import AutoTokenizer
 
-    from searchfit.encoders.sentence import quiet
+    from searchfit.encoders.device import quiet
 
     quiet()
     with model_errors(folder):
@@ -165,7 +165,7 @@ class TransformersEngine:
         import torch
         from transformers import AutoModelForSeq2SeqLM
 
-        from searchfit.encoders.sentence import has_fast_bf16, quiet, tune_process
+        from searchfit.encoders.device import has_fast_bf16, quiet, tune_process
 
         quiet()
         tune_process()
@@ -289,7 +289,7 @@ class CTranslate2Engine:
     """
 
     def __init__(self, folder: Path, tokenizer: Any, precision: Literal["int8", "float32"] = "int8") -> None:
-        from searchfit.encoders.sentence import usable_cores
+        from searchfit.encoders.device import usable_cores
 
         self._tokenizer = tokenizer
         self._precision = precision

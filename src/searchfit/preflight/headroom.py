@@ -13,8 +13,10 @@ from searchfit.encoders import load_encoder
 from searchfit.fusion import Vectors, rank
 from searchfit.keyword import KeywordIndex
 from searchfit.metrics import means, score_ranking
+from searchfit.prior import blend_engine
 from searchfit.records import Engine
-from searchfit.search import ArrayCorpus, untuned_engine
+from searchfit.search import ArrayCorpus
+from searchfit.trust import Trust
 from searchfit.workspace import Workspace
 
 _QUESTIONS = 500
@@ -58,10 +60,11 @@ def measure(narrow: Workspace, wide: Workspace, settings: Settings) -> Headroom 
     started = time.perf_counter()
     vectors = encoder.encode_queries(texts)
     encode = (time.perf_counter() - started) / len(texts)
-    prior = untuned_engine(settings.engine, corpus.encoding, "engine")
+    trust = Trust.load(narrow.artefact("trust.json"))
+    prior = blend_engine(settings.engine, corpus.encoding, trust, "engine")
     engines = [
         Engine("keyword", dense_weight=0),
-        replace(prior, name="dense", units="passage", keyword_weight=0),
+        replace(prior.vectors_alone("dense"), units="passage"),
         replace(prior, name="blend", units="passage"),
         prior,
     ]

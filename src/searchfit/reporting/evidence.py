@@ -105,13 +105,15 @@ class Evidence:
 
     @property
     def alone(self) -> Json | None:
-        """The system that is the chosen engine without keywords and re-ranker: what the model does by
-        itself."""
+        """The system that is the chosen engine without keywords, words and re-ranker: what the vectors do by
+        themselves."""
         keys = ("query_tower", "document_tower", "units")
         wanted = [self.engine(self.chosen).get(key) for key in keys]
         for row in self.systems.get("systems") or []:
             engine = row.get("engine") or {}
-            plain = engine.get("keyword_weight") == 0 and not engine.get("reranker")
+            plain = engine.get("keyword_weight") == 0 and not any(
+                map(engine.get, ("reranker", "token_weight"))
+            )
             if plain and [engine.get(key) for key in keys] == wanted:
                 found: Json = row
                 return found

@@ -6,17 +6,15 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-
-import numpy as np
+from typing import Generic, TypeVar
 
 from searchfit.config import ServeSettings
-from searchfit.fusion import Vectors
 from searchfit.server.telemetry import Telemetry
 
-Encode = Callable[[Sequence[str]], Vectors]
+_T = TypeVar("_T")
 
 
-class Batcher:
+class Batcher(Generic[_T]):
     """Encodes texts for many requests at once, on a thread.
 
     The first text of a batch waits `batch_window` milliseconds for others, and none at all when nothing else
@@ -25,24 +23,28 @@ class Batcher:
     """
 
     def __init__(
-        self, thread: Executor, settings: ServeSettings, telemetry: Telemetry, encode: Encode
+        self,
+        thread: Executor,
+        settings: ServeSettings,
+        telemetry: Telemetry,
+        encode: Callable[[Sequence[str]], Sequence[_T]],
     ) -> None:
         self._thread, self._encode, self._telemetry = thread, encode, telemetry
         self._window, self._most = settings.batch_window / 1000, settings.batch_texts
-        self._waiting: deque[tuple[Sequence[str], asyncio.Future[Vectors]]] = deque()
+        self._waiting: deque[tuple[Sequence[str], asyncio.Future[Sequence[_T]]]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._last = 0  # requests in the batch before
 
-    async def encode(self, texts: Sequence[str]) -> Vectors:
-        """(len(texts), dimension) float32. Raises what the model raises, to each request of the batch."""
+    async def encode(self, texts: Sequence[str]) -> Sequence[_T]:
+        """What the model makes of each text. Raises what the model raises, to each request of the batch."""
         if len(texts) <= self._most:
             return await self._one(texts)
         parts = [await self._one(texts[i : i + self._most]) for i in range(0, len(texts), self._most)]
-        return np.concatenate(parts)
+        return [one for part in parts for one in part]
 
-    def _one(self, texts: Sequence[str]) -> asyncio.Future[Vectors]:
+    def _one(self, texts: Sequence[str]) -> asyncio.Future[Sequence[_T]]:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Vectors] = loop.create_future()
+        future: asyncio.Future[Sequence[_T]] = loop.create_future()
         self._waiting.append((texts, future))
         if self._worker is None:
             self._worker = loop.create_task(self._work())
@@ -58,7 +60,7 @@ class Batcher:
             self._worker = None
 
     async def _batch(self) -> None:
-        taken: list[tuple[Sequence[str], asyncio.Future[Vectors]]] = []
+        taken: list[tuple[Sequence[str], asyncio.Future[Sequence[_T]]]] = []
         count = 0
         while self._waiting and count + len(self._waiting[0][0]) <= self._most:
             texts, future = self._waiting.popleft()
@@ -70,14 +72,14 @@ class Batcher:
             return
         every = [text for texts, _ in taken for text in texts]
         work = asyncio.get_running_loop().run_in_executor(self._thread, self._encode, every)
-        [vectors] = await asyncio.gather(work, return_exceptions=True)
+        [made] = await asyncio.gather(work, return_exceptions=True)
         self._telemetry.batch(len(taken), count)
         start = 0
         for texts, future in taken:
             if future.done():
                 pass  # the request has gone
-            elif isinstance(vectors, BaseException):
-                future.set_exception(vectors)
+            elif isinstance(made, BaseException):
+                future.set_exception(made)
             else:
-                future.set_result(vectors[start : start + len(texts)])
+                future.set_result(made[start : start + len(texts)])
             start += len(texts)

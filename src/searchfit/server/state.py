@@ -18,7 +18,7 @@ from searchfit.config import ServeSettings
 from searchfit.errors import SearchfitError, SettingsError, WorkspaceError
 from searchfit.fusion import Floats, Vectors
 from searchfit.request import Answer, Request
-from searchfit.search import Searcher, open_searcher
+from searchfit.search import Read, Searcher, open_searcher
 from searchfit.server.answers import Answers
 from searchfit.server.auth import Guard
 from searchfit.server.batching import Batcher
@@ -49,11 +49,12 @@ class Threads:
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A searcher, the models warm, and the batchers of its two towers."""
+    """A searcher, the models warm, and the batchers of what it reads to search and of its two towers."""
 
     searcher: Searcher
-    queries: Batcher
-    documents: Batcher
+    questions: Batcher[Read]
+    queries: Batcher[Floats]
+    documents: Batcher[Floats]
 
 
 class Served:
@@ -102,7 +103,7 @@ class Served:
         """(len(texts), dimension) by the tower of the task, "query" or "document"."""
         self.refresh()
         batcher = self.opened.queries if task == "query" else self.opened.documents
-        return await batcher.encode(texts)
+        return np.array(await batcher.encode(texts))
 
     async def rerank(self, query: str, texts: Sequence[str]) -> Floats:
         """(len(texts)) scores in 0..1 by the engine's re-ranker. Raises NotThereError where it has none."""
@@ -131,8 +132,9 @@ class Served:
         self.state.telemetry.cached(known is not None)
         if known is not None:
             return known
-        vector = (await opened.queries.encode([request.query]))[0] if engine.dense_weight else None
-        call = partial(opened.searcher.answer, request, vector)
+        model = engine.dense_weight or engine.token_weight
+        read = (await opened.questions.encode([request.query]))[0] if model else None
+        call = partial(opened.searcher.answer, request, read)
         answer = await self.state.on(self.state.threads.search, call)
         self._answers.put(version, request, answer)
         return answer
@@ -159,7 +161,9 @@ class Served:
             searcher.reranker.scores("warm", ["warm"])
         batcher = partial(Batcher, self.state.threads.models, self.state.settings, self.state.telemetry)
         encoder = searcher.encoder
-        return Opened(searcher, batcher(encoder.encode_queries), batcher(encoder.encode_documents))
+        questions = partial(searcher.read, searcher.engine)
+        queries, documents = partial(_rows, encoder.encode_queries), partial(_rows, encoder.encode_documents)
+        return Opened(searcher, batcher(questions), batcher(queries), batcher(documents))
 
     async def _reopen(self) -> None:
         looked = self._look()
@@ -231,3 +235,8 @@ class State:
     def close(self) -> None:
         """End the threads."""
         self.threads.close()
+
+
+def _rows(encode: Callable[[Sequence[str]], Floats], texts: Sequence[str]) -> list[Floats]:
+    """The vector of each text."""
+    return list(encode(texts))

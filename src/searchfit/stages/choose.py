@@ -32,7 +32,7 @@ from searchfit.significance import compare_by, holm
 from searchfit.stages import Tools
 from searchfit.workspace import write_bytes, write_json
 
-VERSION = 3
+VERSION = 4
 
 _BASELINES = ("untuned dense", "untuned blend", "untuned engine")
 _KEPT_GAIN = 2 / 3  # share of the best gain that a smaller move must keep
@@ -153,8 +153,8 @@ def _untuned(evidence: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _dense_leg(systems: list[dict[str, Any]], system: dict[str, Any]) -> dict[str, Any]:
-    """The system that is this one without its keyword leg."""
-    wanted = {**system["engine"], "keyword_weight": 0, "name": ""}
+    """The system that is this one by its vectors alone."""
+    wanted = Engine(**system["engine"]).vectors_alone().to_dict()
     return next(system for system in systems if {**system["engine"], "name": ""} == wanted)
 
 

@@ -13,7 +13,7 @@ from searchfit.executors import Portable
 from searchfit.records import StageResult
 from searchfit.stages import Tools
 
-VERSION = 2
+VERSION = 3
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -17,21 +18,25 @@ from searchfit.config import RerankSettings, Settings
 from searchfit.encoders import load_encoder
 from searchfit.encoders.corpus import Encoding, encoded
 from searchfit.encoders.trained import Trained
-from searchfit.fusion import Ranking, Rows, SharedKeywords, rank
+from searchfit.fusion import Ranking, Rows, SharedKeywords
+from searchfit.interaction import Questions as Read
+from searchfit.interaction import WordScores, rank_words, word_scores
 from searchfit.keyword import KeywordIndex
 from searchfit.leaks import Leak, leaked_documents, leaked_questions, to_dict
 from searchfit.metrics import NAMES, means, score_ranking
 from searchfit.overlap import by_band, overlaps
+from searchfit.prior import blend_engine, untuned_engine
 from searchfit.questions import Questions, gather
 from searchfit.records import Engine, StageResult, encoded_text
 from searchfit.rerank import PairScores, Reranker, first_stage, rerank, with_reranker
 from searchfit.rivals import DEPTH, Bench, label, read_rankings, training_vectors, whitened
-from searchfit.search import ArrayCorpus, untuned_engine
+from searchfit.search import ArrayCorpus
 from searchfit.stages import Tools
 from searchfit.teachers import PassageTexts
+from searchfit.trust import Trust
 from searchfit.workspace import write_json, write_table
 
-VERSION = 1
+VERSION = 3
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
@@ -46,7 +51,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
         questions = questions.at_most(settings.rerank.max_queries, settings.seed)
     pairs = _pairs(settings, inputs, tools)
     trained = Trained.load(inputs["models/trained"])
-    engines = systems(settings, trained, lambda tower: Encoding.load(encoded(inputs, tower)))
+    trust = Trust.load(inputs["trust.json"])
+    engines = systems(settings, trained, lambda tower: Encoding.load(encoded(inputs, tower)), trust)
     asked = _Asked(
         questions.texts + questions.unjudged, SharedKeywords(KeywordIndex.load(inputs["keyword"]).scores)
     )
@@ -80,31 +86,38 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
             "systems": len(board.scores),
             "leaks": left_out,
         },
-        notes=(*rivals.notes, *_leak_notes(leaks), *_rerank_notes(settings.rerank, pairs)),
+        notes=(
+            *_kinds(questions),
+            *rivals.notes,
+            *_leak_notes(leaks),
+            *_rerank_notes(settings.rerank, pairs),
+        ),
     )
 
 
 def systems(
-    settings: Settings, trained: Trained, encoding: Callable[[float], Encoding]
+    settings: Settings, trained: Trained, encoding: Callable[[float], Encoding], trust: Trust
 ) -> list[tuple[Engine, str]]:
     """The engines that are compared, each with its kind; `encoding` tells that of a document tower.
 
     The candidates differ in their towers alone: units and keyword weight stay at the prior, for generated
     questions copy words from their passages and would over-reward keyword search and sentence vectors.
     """
-    weight = settings.engine.keyword_weight
-    prior = untuned_engine(settings.engine, encoding(0.0))
+    prior = untuned_engine(settings.engine, encoding(0.0), trust)
+    blend = blend_engine(settings.engine, encoding(0.0), trust, "untuned engine without words")
     engines = [
-        (replace(prior, name="untuned dense", units="passage", keyword_weight=0), "baseline"),
+        (replace(prior.vectors_alone("untuned dense"), units="passage"), "baseline"),
         (Engine("keyword", dense_weight=0), "baseline"),
-        (replace(prior, name="untuned blend", units="passage"), "baseline"),
-        (replace(prior, name="untuned dense, engine's units", keyword_weight=0), "baseline"),
+        (replace(blend, name="untuned blend", units="passage"), "baseline"),
+        (prior.vectors_alone("untuned dense, engine's units"), "baseline"),
         (prior, "candidate"),
     ]
+    if prior.token_weight:
+        engines.append((blend, "baseline"))
     engines += [
         (replace(prior, name=f"untuned engine, keyword weight {w:g}", keyword_weight=w), "baseline")
         for w in settings.evaluate.keyword_weights
-        if w != weight
+        if w != prior.keyword_weight
     ]
     merges = settings.reencode.merges if trained.both else settings.evaluate.merges
     for share in sorted({*merges, 1.0}) if trained.towers else ():
@@ -117,7 +130,7 @@ def systems(
             document_tower=document,
             dense_weight=encoding(document).dense_weight,
         )
-        engines.append((replace(tuned, name=f"{tower} dense, engine's units", keyword_weight=0), "baseline"))
+        engines.append((tuned.vectors_alone(f"{tower} dense, engine's units"), "baseline"))
         engines.append((tuned, "candidate"))
     candidates = [engine for engine, kind in engines if kind == "candidate"]
     return engines + [
@@ -145,13 +158,20 @@ def _rankings(
     encoder, texts = load_encoder(settings.model), asked.texts
     trained = Trained.load(inputs["models/trained"])
     towers = list(dict.fromkeys((engine.query_tower, engine.document_tower) for engine, _ in engines))
+    words: dict[float, WordScores | None] = {}
     for done, pair in enumerate(towers):
         tools.progress("evaluate", done, len(towers))
-        vectors = trained.encoder(encoder, pair[0]).encode_queries(texts)
+        own = trained.encoder(encoder, pair[0])
         corpus = ArrayCorpus.load(encoded(inputs, pair[1]), inputs["keyword"])
         mine = [engine for engine, _ in engines if (engine.query_tower, engine.document_tower) == pair]
+        if pair[1] not in words and any(engine.token_weight for engine in mine):
+            vectors, tokens = own.encode_questions(texts)
+            words[pair[1]] = word_scores(corpus, corpus.words, texts, tokens)
+        else:
+            vectors = own.encode_queries(texts)
         first = [engine for engine in mine if not engine.reranker]
-        ranked = rank(first, asked.keywords.over(corpus), vectors, texts, DEPTH)
+        read = Read(texts, vectors, words.get(pair[1]))
+        ranked = rank_words(first, asked.keywords.over(corpus), read, DEPTH)
         found = dict(zip(map(first_stage, first), ranked, strict=True))
         for engine in mine:
             ranking = found[first_stage(engine)]
@@ -194,19 +214,29 @@ def _without_leaks(
     settings: Settings, inputs: Mapping[str, Path], questions: Questions, document_ids: list[str]
 ) -> tuple[Questions, dict[str, Any]]:
     """The questions without those that training has seen, and what systems.json tells of them. The documents
-    of the user's own questions may be trained on: there only the questions are to be new."""
+    of the user's own questions, and any that holdout gives to training, may be trained on: there only the
+    questions are to be new."""
     number = {id_: row for row, id_ in enumerate(document_ids)}
     asked = leaked_questions(inputs, questions.texts)
     leaks: list[Leak] = []
     compared = 0
     if questions.held_out:
+        split = pq.read_table(inputs["holdout.parquet"], columns=["split"])["split"].to_pylist()
         rows = {number[id_] for relevant in questions.relevant for id_ in relevant}
-        held_out = np.array(sorted(rows), np.int64)
+        held_out = np.array(sorted(row for row in rows if split[row] != "train"), np.int64)
         leaks, compared = leaked_documents(inputs, held_out, settings.evaluate.leak_share)
     seen = {document_ids[leak.document] for leak in leaks}
     out = [place for place, relevant in enumerate(questions.relevant) if seen & relevant.keys()]
     told = to_dict(leaks, [questions.texts[place] for place in asked], document_ids, compared)
     return questions.without(sorted({*asked, *out})), told
+
+
+def _kinds(questions: Questions) -> Iterator[str]:
+    """How many labelled questions there are of each style."""
+    if questions.kind == "judged" and questions.held_out:
+        count = Counter(zip(questions.styles, questions.splits, strict=True))
+        for style in sorted(set(questions.styles)):
+            yield f"{style}: {count[style, 'dev']} dev and {count[style, 'test']} test questions."
 
 
 def _leak_notes(leaks: Mapping[str, Any]) -> Iterator[str]:
@@ -263,7 +293,9 @@ class _Rivals:
         if options.whiten:
             learnt = training_vectors(inputs.__getitem__)
             vectors = load_encoder(self._settings.model).encode_queries(texts)
-            weight = self._settings.engine.keyword_weight
+            weight = blend_engine(
+                self._settings.engine, corpus.encoding, Trust.load(inputs["trust.json"]), ""
+            ).keyword_weight
             for name, ranking in whitened(asked.keywords.over(corpus), learnt, texts, vectors, weight):
                 yield name, _documents(corpus, ranking)
         cache = self._tools.cache or self._tools.output / "cache"

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from searchfit.config import HoldoutSettings, Settings
+from searchfit.config import Settings
 from searchfit.records import HOLDOUT, StageResult
 from searchfit.shingles import alike, signatures
-from searchfit.splits import JUDGE, judging_generator
+from searchfit.splits import JUDGE, divide, judging_generator
 from searchfit.stages import Tools
 from searchfit.workspace import write_table
 
@@ -31,7 +31,9 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     documents = passages.read(columns=["document"])["document"].to_numpy()
     signed = signatures(_texts(passages), passages.metadata.num_rows, settings.seed)
     clusters = _clusters(signed, documents, len(ids), settings.holdout.near_duplicate)
-    splits = _splits(clusters, settings.holdout, settings.seed)
+    found, place, members = np.unique(clusters, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(settings.seed).permutation(len(found))
+    splits = divide(members, order, settings.holdout)[place]
     columns = [np.arange(len(ids), dtype=np.int32), ids, clusters, splits]
     table, judge = pa.table(columns, schema=HOLDOUT), judging_generator(settings)
     if judge:
@@ -40,7 +42,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     sizes = {name: int((splits == name).sum()) for name in ("train", "dev", "test")}
     note = f"Questions of {judge} judge; those of the other generators train (holdout.judge)."
     return StageResult(
-        counts={**sizes, "near-duplicate documents": len(ids) - len(np.unique(clusters))},
+        counts={**sizes, "near-duplicate documents": len(ids) - len(found)},
         notes=(note,) if judge else (),
     )
 
@@ -68,18 +70,3 @@ def _clusters(
         if one != other:
             parent[max(one, other)] = min(one, other)
     return np.array([root(i) for i in range(count)], np.int32)
-
-
-def _splits(clusters: npt.NDArray[np.int32], settings: HoldoutSettings, seed: int) -> npt.NDArray[np.str_]:
-    """A split for each document, whole clusters at a time, in an order drawn from the seed."""
-    names, sizes = np.unique(clusters, return_counts=True)
-    order = np.random.default_rng(seed).permutation(len(names))
-    room = {"test": settings.test * len(clusters), "dev": settings.dev * len(clusters)}
-    split = np.full(len(names), "train", dtype="<U5")
-    for place in order:
-        # A cluster too large for what is left goes to train, and the next ones still fill test and dev.
-        name = next((name for name in room if sizes[place] <= room[name] + 1e-9), "train")
-        if name in room:
-            room[name] -= sizes[place]
-            split[place] = name
-    return split[np.searchsorted(names, clusters)]

@@ -26,7 +26,7 @@ from searchfit.search import ArrayCorpus
 from searchfit.stages import Tools
 from searchfit.workspace import digest, link_tree, write_json
 
-VERSION = 3
+VERSION = 4
 
 _QUESTIONS = 500
 
@@ -63,6 +63,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
         "index": settings.index.model_dump(),
         "split": settings.split.model_dump(),
     }
+    if corpus.words is not None:
+        info["centre"] = corpus.words.centre.tolist()
     if record := documents.metadata.metadata.get(CLEANED):
         write_json(folder / "clean.json", json.loads(record))  # what is added is cleaned alike
     _questions(folder, np.load(inputs["pair_vectors.npy"], mmap_mode="r"))

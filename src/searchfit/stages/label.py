@@ -20,12 +20,12 @@ from searchfit.feedback import Lessons, lessons
 from searchfit.records import LABELLED, Drop, LabelledPair, StageResult, encoded_text
 from searchfit.sources.pairs import LabelledPairs, read_pairs
 from searchfit.sources.queries import read_queries
-from searchfit.splits import asked_split
+from searchfit.splits import asked_split, divide
 from searchfit.stages import Tools
 from searchfit.training.lessons import ANSWERS
 from searchfit.workspace import write_json, write_table
 
-VERSION = 3
+VERSION = 4
 
 _WORD = re.compile(r"\w+")
 _LONGER = 1.3
@@ -34,6 +34,13 @@ _LONGER = 1.3
 _NEAR = 0.8
 """Jaccard similarity of the words of two questions from which they are near-duplicates."""
 
+_SPARE = 200
+"""As many questions that train can spare some. Of fewer, too few would judge even beside those that held-out
+documents answer, and each is worth more as a lesson."""
+
+_LOOKED = 32
+"""Of the questions with a word, in alphabetical order, as many neighbours are compared."""
+
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
     """Write labelled.parquet (records.LABELLED), an empty one where no pairs are named, and asked.json: the
@@ -41,9 +48,10 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
 
     Where there are judged questions, they decide and measure, so all other labelled queries train, and pairs
     of the questions of dev are kept as dev, for training is measured by them; else a labelled query that a
-    held-out document answers judges, and held-out documents are no wrong answers in training either. Clicks
-    only train: those on held-out documents are left out then. Raises SourceError for pairs that cannot be
-    read, WorkspaceError for damaged feedback.
+    held-out document answers judges, and of enough others a share does (see `_spared`): most of what
+    people will ask is of documents that were asked about before. Held-out documents are no wrong answers in
+    training either. Clicks only train: those on held-out documents are left out then. Raises SourceError for
+    pairs that cannot be read, WorkspaceError for damaged feedback.
     """
     ids = pq.read_table(inputs["documents.parquet"], columns=["id"])["id"].to_pylist()
     told = lessons(settings.feedback, frozenset(ids) if settings.feedback.workspace else ())
@@ -63,6 +71,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     work.add(told.judged)
     work.add(told.clicked, lambda document: judged or splits[document] == "train")
     own = _splits(work.rows, splits, judged) | dict.fromkeys(work.dev, "dev")
+    spared = {} if judged else _spared(work.rows, own, {_same(pair.query) for pair in told.clicked}, settings)
+    own |= spared
     if not judged:
         work.keep(lambda pair, document: own[_same(pair.query)] != "train" or splits[document] == "train")
     rows = work.rows
@@ -84,6 +94,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
         "labelled pairs": len(rows),
         "in the corpus": sum(passage >= 0 for _, passage, _ in rows),
         **{f"{name} queries": n for name, n in sorted(Counter(own.values()).items())},
+        "held out of documents that train": len(spared),
         "test questions excluded": work.excluded(),
         **_heard(told),
     }
@@ -165,9 +176,79 @@ def _splits(
     return own
 
 
+def _spared(
+    rows: Sequence[tuple[LabelledPair, int, int]],
+    own: Mapping[str, str],
+    clicked: Set[str],
+    settings: Settings,
+) -> dict[str, str]:
+    """The split of each query that would train, and is held out too: the shares of `holdout`, of those that
+    the corpus answers, in whole groups of near-duplicates without a clicked query, in an order that the seed
+    and their words give. None where they are fewer than _SPARE."""
+    asked = sorted(query for query, split in own.items() if split == "train")
+    answered = {_same(pair.query) for pair, _, row in rows if row >= 0 and pair.label >= ANSWERS} - clicked
+    may = np.array([query in answered for query in asked], bool)
+    if may.sum() < _SPARE:
+        return {}
+    groups = _groups(asked, rows)
+    barred = {group for query, group in zip(asked, groups, strict=True) if query in clicked}
+    sizes = np.bincount(groups[may], minlength=groups.max() + 1)
+    first = dict(zip(reversed(groups.tolist()), reversed(asked), strict=True))
+    order = sorted(
+        (group for group in first if sizes[group] and group not in barred),
+        key=lambda group: _digest(f"{settings.seed} {first[group]}"),
+    )
+    split = divide(sizes, order, settings.holdout)[groups].tolist()
+    return {query: name for query, name in zip(asked, split, strict=True) if name != "train"}
+
+
+def _groups(asked: Sequence[str], rows: Sequence[tuple[LabelledPair, int, int]]) -> npt.NDArray[np.int32]:
+    """For each query the number of its group: near-duplicates, and questions that are pairs with one another,
+    followed transitively."""
+    import scipy.sparse as sp
+    from scipy.sparse.csgraph import connected_components
+
+    near, links = _Near(), []
+    for place, query in enumerate(asked):
+        links += [(place, other) for other in near.of(query, _LOOKED)]
+        near.add(query)
+    number = {query: place for place, query in enumerate(asked)}
+    pairs = ((number.get(_same(pair.query)), number.get(_same(pair.text))) for pair, _, _ in rows)
+    links += [(one, other) for one, other in pairs if one is not None and other is not None]
+    ends = np.array(links, np.int64).reshape(-1, 2).T
+    graph = sp.coo_array((np.ones(len(links), bool), (ends[0], ends[1])), shape=(len(asked), len(asked)))
+    found: npt.NDArray[np.int32] = connected_components(graph, directed=False)[1]
+    return found
+
+
 def _same(text: str) -> str:
     """A text without what does not change its meaning."""
     return " ".join(_WORD.findall(text.casefold())) or text
+
+
+class _Near:
+    """Questions, numbered as they are added, to be found by nearly the same words."""
+
+    def __init__(self) -> None:
+        self._words: list[frozenset[str]] = []
+        self._holders: dict[str, list[int]] = defaultdict(list)
+
+    def add(self, text: str) -> None:
+        """Take a question."""
+        for word in (words := frozenset(_same(text).split())):
+            self._holders[word].append(len(self._words))
+        self._words.append(words)
+
+    def of(self, text: str, last: int = 0) -> Iterator[int]:
+        """The numbers of those that are nearly a question; `last`: so many of those with a word, 0 all."""
+        words = frozenset(_same(text).split())
+        # Near-duplicates share at least one of any len - ceil(near * len) + 1 words: take the rarest.
+        rare = sorted(words, key=lambda word: (len(self._holders.get(word, ())), word))
+        some = rare[: len(rare) - int(np.ceil(_NEAR * len(rare))) + 1]
+        for number in {n for word in some for n in self._holders.get(word, ())[-last:]}:
+            other = self._words[number]
+            if len(words & other) >= _NEAR * len(words | other):
+                yield number
 
 
 class _Questions:
@@ -175,16 +256,13 @@ class _Questions:
 
     def __init__(self, questions: Iterable[tuple[str, str]], measured: Set[str]) -> None:
         self._ids: set[str] = set()
-        self._words: list[frozenset[str]] = []
+        self._near = _Near()
         self._texts: dict[str, str] = {}
         self._measured = measured
-        self._holders: dict[str, list[int]] = defaultdict(list)
         for id_, text in questions:
             self._ids.add(id_)
             self._texts.setdefault(_same(text), id_)
-            for word in (words := frozenset(_same(text).split())):
-                self._holders[word].append(len(self._words))
-            self._words.append(words)
+            self._near.add(text)
 
     def holds(self, pair: LabelledPair) -> str:
         """Why a pair's query is one of them; "" where it is not."""
@@ -192,15 +270,8 @@ class _Questions:
             return "a question of the evaluation, by its id"
         if _same(pair.query) in self._texts:
             return "a question of the evaluation, by its text"
-        words = frozenset(_same(pair.query).split())
-        # Near-duplicates share at least one of any len - ceil(near * len) + 1 words: take the rarest.
-        rare = sorted(words, key=lambda word: (len(self._holders.get(word, ())), word))
-        some = rare[: len(rare) - int(np.ceil(_NEAR * len(rare))) + 1]
-        for number in {n for word in some for n in self._holders.get(word, ())}:
-            other = self._words[number]
-            if len(words & other) >= _NEAR * len(words | other):
-                return "nearly a question of the evaluation"
-        return ""
+        near = next(self._near.of(pair.query), None)
+        return "" if near is None else "nearly a question of the evaluation"
 
     def is_dev(self, pair: LabelledPair) -> bool:
         """Whether a pair's query is a judged one of dev, by its id, else by its text."""

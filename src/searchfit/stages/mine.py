@@ -34,12 +34,14 @@ from searchfit.mining import (
     number_texts,
     score_rows,
 )
+from searchfit.prior import blend_engine
 from searchfit.records import StageResult
-from searchfit.search import ArrayCorpus, untuned_engine
+from searchfit.search import ArrayCorpus
 from searchfit.splits import pair_splits
 from searchfit.stages import Tools
 from searchfit.teachers import Materials, PassageTexts, judge, load_teacher
 from searchfit.training.lessons import ANSWERS
+from searchfit.trust import Trust
 from searchfit.workspace import write_table
 
 VERSION = 2
@@ -117,7 +119,9 @@ class _School:
     ) -> None:
         self.mine, self.seed, self.inputs = settings.mine, settings.seed, inputs
         self.corpus, self.allowed = corpus, allowed
-        self.engine = untuned_engine(settings.engine, corpus.encoding, "teacher")
+        self.engine = blend_engine(
+            settings.engine, corpus.encoding, Trust.load(inputs["trust.json"]), "teacher"
+        )
         self.texts = PassageTexts(inputs["passages.parquet"])
         self.blend = settings.mine.teacher == "blend"
         encode = _Encode(settings)

@@ -20,7 +20,7 @@ from searchfit.records import StageResult
 from searchfit.stages import Tools
 from searchfit.workspace import write_json
 
-VERSION = 2
+VERSION = 3
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:

@@ -24,10 +24,12 @@ from searchfit.encoders.cross import CrossEncoder, score_pairs
 from searchfit.executors import Portable
 from searchfit.fusion import Rows, Vectors, rank
 from searchfit.keyword import Analyzer
+from searchfit.prior import blend_engine
 from searchfit.records import PAIRS, SCREENED, Drop, StageResult, encoded_text
 from searchfit.screening import NEAR_DUPLICATE, Sibling, TextScreen, by_passage, is_copy, near_duplicates
-from searchfit.search import ArrayCorpus, untuned_engine
+from searchfit.search import ArrayCorpus
 from searchfit.stages import Tools
+from searchfit.trust import Trust
 from searchfit.workspace import write_table
 
 VERSION = 2
@@ -136,7 +138,8 @@ class _Work:
         nothing is generic there."""
         screen = self._settings.screen
         self._tools.progress("looking up queries", 0, len(rows))
-        teacher = untuned_engine(self._settings.engine, corpus.encoding, "teacher")
+        trust = Trust.load(self._inputs["trust.json"])
+        teacher = blend_engine(self._settings.engine, corpus.encoding, trust, "teacher")
         texts = [self.texts[row] for row in rows]
         ranking = rank([teacher], corpus, vectors, texts, max(k, screen.generic_ties))[0]
         found = np.where(ranking.rows >= 0, corpus.documents[np.maximum(ranking.rows, 0)], -1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ from searchfit.encoders import load_encoder
 from searchfit.encoders.lora import merged
 from searchfit.encoders.sentence import SentenceEncoder
 from searchfit.encoders.trained import Trained, pretrained
+from searchfit.prior import untuned_engine
 from searchfit.records import StageResult
-from searchfit.search import ArrayCorpus, untuned_engine
+from searchfit.search import ArrayCorpus
 from searchfit.splits import pair_splits
 from searchfit.stages import Tools
 from searchfit.teachers import PassageTexts
@@ -35,6 +35,7 @@ from searchfit.training.lessons import ANSWERS, Lessons
 from searchfit.training.lists import Lists
 from searchfit.training.loop import History, Loop, LoopOptions, Measure
 from searchfit.training.towers import Towers, freeze_word_embeddings
+from searchfit.trust import Trust
 from searchfit.workspace import write_bytes
 
 VERSION = 2
@@ -69,7 +70,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
         frozen = Frozen(corpus.passages, encoder.similarity, corpus.encoding.dense_weight)
         course = SetCourse(options, settings.seed, towers, lessons, frozen)
     per_epoch = course.steps(1)
-    engine = replace(untuned_engine(settings.engine, corpus.encoding, "dev"), keyword_weight=0)
+    engine = untuned_engine(settings.engine, corpus.encoding, Trust()).vectors_alone("dev")
     dev = DevScore(towers, settings.model, engine, corpus, texts.take)
     dev = dev.ask(_dev_queries(inputs), options, settings.seed)
     loop = Loop(
@@ -124,7 +125,7 @@ def _towers(encoder: SentenceEncoder, settings: TrainSettings) -> Towers:
 
 
 def _dev_queries(inputs: Mapping[str, Path]) -> DevQueries:
-    """The user's labelled questions that a passage of a dev document answers; where those are few, the
+    """The user's labelled questions of the dev split that a passage answers; where those are few, the
     generated ones of dev documents too."""
     pairs = pq.read_table(inputs["pairs.parquet"], columns=["text", "passage"])
     dev = pair_splits(inputs["pairs.parquet"], inputs["holdout.parquet"]) == "dev"

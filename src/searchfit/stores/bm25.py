@@ -69,6 +69,10 @@ class Bm25:
             total = int(np.count_nonzero(allowed))
         return KeywordLeg(self, found, allowed, total)
 
+    def idf(self, term: str) -> float:
+        """Rarity of a term among what lives."""
+        return self._posted(term).weight / (self.k1 + 1)
+
     def _posted(self, term: str) -> _Posted:
         parts = [segment.postings.find(term) for segment in self.store.segments]
         entries = sum(len(places) for places, _ in parts)

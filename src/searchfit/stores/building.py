@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -24,6 +25,8 @@ FORMAT = 2
 """Version of the folder's layout."""
 
 VECTORS = ("vector", "sentence_vectors")
+ARRAYS = (*VECTORS, "words")
+"""The columns that are kept as flat arrays."""
 
 _TYPES = {
     "int": pa.int64(),
@@ -43,11 +46,12 @@ def build(
     """Write a segment; what an earlier, unfinished build left in the folder is replaced.
 
     `passages` holds row (ascending), the fields of records.PASSAGES, vector (d,), sentence_vectors (any
-    number, d), and the metadata columns; `postings` is as postings.TERMS. `info` is JSON; info["metadata"]
-    lists {"name": the user's column, "column": as stored, "type": as in filters.TYPES or another, which is
-    kept but not filtered on}; info["similarity"] says how vectors are compared, "cosine" (the default; they
-    have unit length) or "dot"; info["index"] has the settings of the section `index`. NaN in metadata
-    becomes null, timestamps keep microseconds.
+    number, d), the metadata columns and, where info["centre"] tells the centre of the words (see
+    interaction.py), words (any number, a byte for eight dimensions); `postings` is as postings.TERMS.
+    `info` is JSON; info["metadata"] lists {"name": the user's column, "column": as stored, "type": as in
+    filters.TYPES or another, which is kept but not filtered on}; info["similarity"] says how vectors are
+    compared, "cosine" (the default; they have unit length) or "dot"; info["index"] has the settings of the
+    section `index`. NaN in metadata becomes null, timestamps keep microseconds.
 
     Raises SearchfitError for vectors that are not finite or of several lengths, for rows that do not
     ascend, and for values that do not fit their column's type; WorkspaceError when writing fails.
@@ -65,12 +69,14 @@ def build(
     try:
         database = lancedb.connect(str(folder))
         with _Arrays(folder) as arrays:
-            texts = pa.schema([field for field in schema if field.name not in VECTORS])
+            texts = pa.schema([field for field in schema if field.name not in ARRAYS])
             checked = _checked(chain([first], batches), schema)
             create_table(database, "passages", texts, (arrays.split(batch, texts) for batch in checked))
         rows = open_array(folder / "rows.bin", np.int64, (arrays.passages,))
         counts: dict[str, Any] = {"format": FORMAT, "passages": arrays.passages}
         counts |= {"sentences": arrays.sentences, "dimension": schema.field("vector").type.list_size}
+        if "centre" in info:
+            counts["words"] = arrays.words
         counts["terms"] = write_postings(folder, postings, rows)
         vectors = open_array(folder / "vectors.bin", np.float32, (arrays.passages, counts["dimension"]))
         sentences = open_array(folder / "sentences.bin", np.float32, (arrays.sentences, vectors.shape[1]))
@@ -89,8 +95,9 @@ class _Arrays:
     """Takes the vectors out of the batches on their way into the table, and writes them into files."""
 
     def __init__(self, folder: Path) -> None:
-        self.passages = self.sentences = 0
+        self.passages = self.sentences = self.words = 0
         kinds = {"rows": "i8", "documents": "i4", "vectors": "f4", "sentences": "f4", "offsets": "i8"}
+        kinds |= {"words": "u1", "word_offsets": "i8"}
         self._files = {name: ArrayFile(folder / f"{name}.bin", kind) for name, kind in kinds.items()}
         self._stack = contextlib.ExitStack()
 
@@ -98,6 +105,7 @@ class _Arrays:
         for file in self._files.values():
             self._stack.enter_context(file)
         self._files["offsets"].append([0])
+        self._files["word_offsets"].append([0])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -115,6 +123,11 @@ class _Arrays:
         self._files["offsets"].append(offsets[1:] + self.sentences)
         self.passages += len(rows)
         self.sentences += int(offsets[-1])
+        if "words" in batch.schema.names:
+            offsets = list_offsets(batch["words"])
+            self._files["words"].append(bits_of(batch["words"]))
+            self._files["word_offsets"].append(offsets[1:] + self.words)
+            self.words += int(offsets[-1])
         return batch.select(texts.names)
 
 
@@ -197,6 +210,22 @@ def vector_array(vectors: Floats) -> pa.FixedSizeListArray:
     """Vectors (n, d) as an Arrow column."""
     numbers = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
     return pa.FixedSizeListArray.from_arrays(numbers, vectors.shape[1])
+
+
+def bits_array(bits: npt.NDArray[np.uint8], offsets: Rows) -> pa.ListArray:
+    """The words of passages, bits (m, size), as an Arrow column; those of passage i are from offsets[i] to
+    offsets[i + 1]."""
+    buffer = pa.py_buffer(np.ascontiguousarray(bits).tobytes())
+    words = pa.FixedSizeBinaryArray.from_buffers(pa.binary(bits.shape[1]), len(bits), [None, buffer])
+    return pa.ListArray.from_arrays(pa.array((offsets - offsets[0]).astype(np.int32)), words)
+
+
+def bits_of(lists: pa.ListArray) -> npt.NDArray[np.uint8]:
+    """What `bits_array` took: bits (m, size)."""
+    words = lists.flatten()
+    size = words.type.byte_width
+    found = np.frombuffer(words.buffers()[1], np.uint8, len(words) * size, words.offset * size)
+    return found.reshape(-1, size)
 
 
 def list_offsets(lists: pa.ListArray) -> Rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +13,30 @@ import numpy.typing as npt
 
 from searchfit.errors import WorkspaceError
 from searchfit.fusion import Block
+from searchfit.interaction import PassageWords
 from searchfit.keyword import Analyzer, KeywordIndex
-from searchfit.stores import Rows
+from searchfit.stores import Floats, Rows
 from searchfit.stores.bm25 import Bm25
 from searchfit.stores.files import REBUILD
+from searchfit.stores.lancedb import LanceStore
 from searchfit.stores.versions import Opened, open_index
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWords:
+    """`interaction.Words` of an index version. Passages are named by their rows or, with `numbers`, by their
+    places in these."""
+
+    store: LanceStore
+    centre: Floats
+    numbers: Rows | None
+
+    def take(self, rows: Rows) -> PassageWords:
+        """The words of these passages, in the order asked."""
+        return self.store.words(rows if self.numbers is None else self.numbers[rows])
 
 
 class StoreCorpus:
@@ -74,6 +91,25 @@ class StoreCorpus:
             "lengths": self.store.lengths(),
         }
         return KeywordIndex(self.analyzer, arrays, list(found), self.bm25.k1, self.bm25.b).scores(queries)
+
+    def spans(self, text: str) -> Iterator[tuple[str, int, int]]:
+        """The index terms of a text, at (term, start, end)."""
+        return self.analyzer.spans(text)
+
+    def idf(self, term: str) -> float:
+        """Rarity of a term, as in a fresh index of these passages."""
+        return self.bm25.idf(term)
+
+    @cached_property
+    def words(self) -> StoredWords | None:
+        """The words of passages by places; None where the model has none."""
+        centre = self.info.get("centre")
+        return StoredWords(self.store, np.array(centre, np.float32), self.store.rows) if centre else None
+
+    @cached_property
+    def words_by_row(self) -> StoredWords | None:
+        """The words of passages by rows; None where the model has none."""
+        return replace(self.words, numbers=None) if self.words else None
 
     def take(self, places: Rows) -> Block:
         """These passages as one block, in the order asked."""

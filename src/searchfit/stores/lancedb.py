@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from searchfit.filters import Filter
+from searchfit.interaction import PassageWords, joined_words
 from searchfit.stores import Floats, Rows, VectorColumn, checked
 from searchfit.stores.segment import Segment, filterable
 
@@ -110,6 +112,18 @@ class LanceStore:
                 sentences[place] = found[start:end]
         offsets = np.cumsum([0, *map(len, sentences)]).astype(np.int64)
         return vectors, np.concatenate([*sentences, np.empty((0, size), np.float32)]), offsets
+
+    def words(self, rows: Rows) -> PassageWords:
+        """The words of these passages, in the order asked (see interaction.py)."""
+        parts = self._places(rows)
+        if len(parts) == 1:
+            return self.segments[parts[0][0]].words.take(parts[0][2])
+        found = [np.empty((0, 0), np.uint8)] * len(rows)
+        for number, own, places in parts:
+            taken = self.segments[number].words.take(places)
+            for place, (start, end) in zip(own, pairwise(taken.offsets), strict=True):
+                found[place] = taken.bits[start:end]
+        return joined_words(found)
 
     def postings(self, terms: Sequence[str]) -> dict[str, tuple[Rows, Floats]]:
         """See Store."""

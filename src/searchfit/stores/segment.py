@@ -21,14 +21,18 @@ import pyarrow as pa
 from searchfit.errors import WorkspaceError
 from searchfit.filters import TYPES, Compare, Filter
 from searchfit.fusion import Block
+from searchfit.interaction import PassageWords
 from searchfit.stores import Floats, Rows, VectorColumn
 from searchfit.stores.ann import Ann
-from searchfit.stores.building import FORMAT, VECTORS, vector_array
+from searchfit.stores.building import ARRAYS, FORMAT, bits_array, vector_array
 from searchfit.stores.files import REBUILD, open_array
 from searchfit.stores.lance_filters import expression
 from searchfit.stores.postings import Postings
 
 Flags = npt.NDArray[np.bool_]
+
+_NO_BITS = np.empty((0, 0), np.uint8)
+_NO_ROWS = np.zeros(1, np.int64)
 
 OWN = {"id": "document_id", "title": "title", "text": "text"}
 """What can be filtered on beside the metadata, unless a metadata column has the name."""
@@ -57,6 +61,10 @@ class Segment:
         self.vectors: Floats = open_array(folder / "vectors.bin", np.float32, (count, size))
         self.sentences: Floats = open_array(folder / "sentences.bin", np.float32, (sentences, size))
         self.offsets: Rows = open_array(folder / "offsets.bin", np.int64, (count + 1,))
+        size = -(-len(self.info.get("centre", ())) // 8)
+        words = open_array(folder / "words.bin", np.uint8, (counts["words"], size)) if size else _NO_BITS
+        borders = open_array(folder / "word_offsets.bin", np.int64, (count + 1,)) if size else _NO_ROWS
+        self.words = PassageWords(words, borders)
         self.postings = Postings(folder, count, counts["terms"])
         self.ann = Ann.open(folder, counts["ann"])
         self.dense = bool(count) and int(self.rows[-1] - self.rows[0]) == count - 1
@@ -186,13 +194,13 @@ class Segment:
         """Stored columns in order of places: (first place, batch)."""
         place = 0
         with self._reading():
-            stored = dict.fromkeys(["row", *(c for c in columns if c not in VECTORS)])
+            stored = dict.fromkeys(["row", *(c for c in columns if c not in ARRAYS)])
             query = self._table.search().select(list(stored))
             for found in query.to_batches(batch):
                 end = place + found.num_rows
                 self._expect(found["row"].to_numpy(), self.rows[place:end])
                 whole = {name: found[name] for name in found.schema.names}
-                for name in VECTORS:
+                for name in ARRAYS:
                     if name in columns:
                         whole[name] = self._vector_column(name, place, end)
                 yield place, pa.RecordBatch.from_pydict({name: whole[name] for name in columns})
@@ -202,6 +210,9 @@ class Segment:
     def _vector_column(self, name: str, start: int, end: int) -> pa.Array:
         if name == "vector":
             return vector_array(self.vectors[start:end])
+        if name == "words":
+            first, last = self.words.offsets[start], self.words.offsets[end]
+            return bits_array(self.words.bits[first:last], self.words.offsets[start : end + 1])
         first, last = self.offsets[start], self.offsets[end]
         offsets = pa.array((self.offsets[start : end + 1] - first).astype(np.int32))
         return pa.ListArray.from_arrays(offsets, vector_array(self.sentences[first:last]))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from searchfit.encoders.build import towers_of
-from searchfit.encoders.sentence import SentenceEncoder, on_device
+from searchfit.encoders.device import on_device
+from searchfit.encoders.sentence import SentenceEncoder
 from searchfit.text import words
 from searchfit.training import parallel
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from searchfit.config import MineSettings, RerankTrainingSettings
 from searchfit.encoders.cross import CrossEncoder
-from searchfit.encoders.sentence import on_device
+from searchfit.encoders.device import on_device
 from searchfit.fusion import Floats, Rows
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from searchfit.encoders.sentence import on_device
+from searchfit.encoders.device import on_device
 from searchfit.errors import ModelError
 from searchfit.fusion import Rows
 

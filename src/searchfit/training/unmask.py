@@ -9,7 +9,8 @@ import numpy as np
 from searchfit.config import PretrainSettings
 from searchfit.encoders import locate
 from searchfit.encoders.build import towers_of, transformer_folder
-from searchfit.encoders.sentence import SentenceEncoder, model_errors
+from searchfit.encoders.device import model_errors
+from searchfit.encoders.sentence import SentenceEncoder
 from searchfit.errors import SettingsError
 from searchfit.fusion import Rows
 
