@@ -170,7 +170,8 @@ def test_a_changed_document_is_found_after_a_fit(workspace: Path, corpus: Corpus
         file.write(
             "doc-new,submarine museum,A museum of submarines with a periscope to look through.,5,5,Mahon\n"
         )
-    stages = ran(fit(workspace, mine))
+    # Without words: a model of random weights would drown the keyword.
+    stages = ran(fit(workspace, mine, engine__token_weight=0))
     assert stages[:4] == ["ingest", "split", "keyword", "encode"]
     assert stages[-2:] == ["index", "report"]
     assert open_searcher(workspace).search("periscope", k=1)[0].document_id == "doc-new"

@@ -41,6 +41,9 @@ class Reader:
     def encode_questions(self, texts: list[str]) -> tuple[Any, list[Any]]:
         return self._vectors(texts), []
 
+    def pieces(self, _: Any) -> float:
+        return 2.8
+
     def encode_passages(self, texts: list[str], spans: Any, _: Any = None) -> tuple[Any, Any, None]:
         vectors = self._vectors(texts)
         return vectors, np.repeat(vectors, [len(own) for own in spans], axis=0), None
@@ -95,7 +98,9 @@ def test_few_passages_tell_nothing(passages: Path, tmp_path: Path) -> None:
     few = tmp_path / "few.parquet"
     pq.write_table(pq.read_table(passages).slice(0, 12), few)
     blind: Any = Reader(blind=True)
-    assert gauge(blind, corpus_of(few, blind), few, 3) == Trust()
+    found = gauge(blind, corpus_of(few, blind), few, 3)
+    assert found == Trust(found.questions, pieces=2.8)
+    assert found.factor == 8, "the pieces tell"
     assert Trust().factor == 1
 
 

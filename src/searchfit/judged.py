@@ -198,10 +198,9 @@ def system_rankings(
     chosen, corpus = searcher.engine, searcher.corpus
     served_corpus = SharedKeywords(corpus.keyword_scores).over(corpus)
     settings = load_settings(workspace.settings_file)
+    encoding = Encoding.load(workspace.artefact("encoded"))
     trust = Trust.load(workspace.artefact("trust.json"))
-    blend = blend_engine(
-        settings.engine, Encoding.load(workspace.artefact("encoded")), trust, "untuned blend"
-    )
+    blend = blend_engine(settings.engine, encoding, trust, "untuned blend")
     untuned = _untuned(chosen, blend)
     name = f"chosen engine ({chosen.name})"
     served = {

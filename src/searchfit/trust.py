@@ -37,25 +37,30 @@ _MOST = 10.0
 _ENGINE = Engine("gauge", units="both", keyword_weight=0.0)
 _WORDS = 2.0  # weight of the words beside the vectors, as in the prior
 _POWER = {True: 6, False: 3}  # with words and without
+_PIECES = 1.4  # tokens a word, up to which a model knows the language
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
     """Mean reciprocal ranks of passages without the sentences that were asked for: by keywords and by the
-    model; `words` says whether the model has words (see interaction.py)."""
+    model; `words` says whether the model has words (see interaction.py), `pieces` how many tokens it reads
+    for a word of the corpus (see `SentenceEncoder.pieces`)."""
 
     questions: int = 0
     keyword: float = 0.0
     model: float = 0.0
     words: bool = False
+    pieces: float = 1.0
 
     @property
     def factor(self) -> float:
-        """By how much keywords have to count for more than in the prior: 1 to 10."""
-        if self.questions < _FEWEST or self.keyword <= self.model:
-            return 1.0
-        ratio = self.keyword / max(self.model, 1e-9)
-        return float(min(_MOST, ratio ** _POWER[self.words]))
+        """By how much keywords have to count for more than in the prior: 1 to 10. Where there are too few
+        questions to tell, the pieces do."""
+        if self.questions < _FEWEST:
+            ratio, power = self.pieces / _PIECES, 3
+        else:
+            ratio, power = self.keyword / max(self.model, 1e-9), _POWER[self.words]
+        return float(np.clip(ratio**power, 1.0, _MOST))
 
     @classmethod
     def load(cls, file: Path) -> Trust:
@@ -80,10 +85,11 @@ class _Question:
 
 def gauge(encoder: SentenceEncoder, corpus: ArrayCorpus, passages: Path, seed: int) -> Trust:
     """What a corpus tells of its model; `passages` is its passages.parquet. Of few passages of three
-    sentences or more nothing is told."""
+    sentences or more only the pieces tell."""
     asked = list(_questions(corpus, passages, seed))
+    pieces = round(encoder.pieces(_texts(passages, corpus.count)), 4)
     if len(asked) < _FEWEST:
-        return Trust()
+        return Trust(len(asked), pieces=pieces)
     pool = np.sort(np.random.default_rng(seed).permutation(corpus.count)[:_POOL])
     texts = [question.text for question in asked]
     vectors, tokens = encoder.encode_questions(texts)
@@ -108,6 +114,7 @@ def gauge(encoder: SentenceEncoder, corpus: ArrayCorpus, passages: Path, seed: i
         round(float(by_keyword.mean()), 6),
         round(float(by_model.mean()), 6),
         corpus.words is not None,
+        pieces,
     )
 
 
@@ -182,6 +189,12 @@ def _read(file: Path, rows: Rows) -> Iterator[Passage]:
             ends = row.pop("sentences")
             yield Passage(**row, sentences=tuple(zip(ends[::2], ends[1::2], strict=True)))
         first += batch.num_rows
+
+
+def _texts(file: Path, count: int) -> list[str]:
+    """The texts of some passages, spread over the corpus."""
+    step = max(1, count // _QUESTIONS)
+    return [passage.text for passage in _read(file, np.arange(0, count, step))]
 
 
 def _without(passage: Passage, crop: str, keyword: KeywordIndex) -> list[str]:

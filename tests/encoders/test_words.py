@@ -55,6 +55,14 @@ def test_an_encoder_gives_the_words_of_passages(tiny_model: Path) -> None:
     np.testing.assert_array_equal(alone.bits, pack(own))
 
 
+def test_words_of_another_language_are_many_pieces(tiny_model: Path) -> None:
+    encoder = load_encoder(ModelSettings(name=str(tiny_model), device="cpu"))
+    known = encoder.pieces(["the rose", "rose the!"])
+    assert 1 <= known < 2
+    assert encoder.pieces(["zqxj wvkq", "qqzz"]) > known + 0.5
+    assert encoder.pieces(["?!", ""]) == 0
+
+
 def test_questions_are_read_by_the_document_tower(tiny_model: Path) -> None:
     encoder = load_encoder(ModelSettings(name=str(tiny_model), device="cpu", query_prompt="ask: "))
     vectors, tokens = encoder.encode_questions(TEXTS)

@@ -75,7 +75,8 @@ def test_nothing_held_out_is_among_queries_candidates_and_negatives(bench: Any, 
 def test_scores_are_the_teachers(bench: Any, tmp_path: Path, units: str) -> None:
     values = {
         "engine.units": units,
-        "engine.keyword_weight": 0.7,
+        "engine.blend_weight": 0.7,
+        "engine.adapt": False,
         "mine.candidates": 9,
         "mine.negatives": 15,
     }

@@ -146,7 +146,8 @@ def _encode(
     sentences = _open(folder / "sentences.npy", (int(offsets[-1]), dimension))
     borders = _open(folder / "word_offsets.npy", (count + 1,), np.int64)
     mark = folder / "progress.json"
-    start, size = json.loads(mark.read_text()).values() if mark.exists() else (0, 0)
+    done = json.loads(mark.read_text()) if mark.exists() else {}
+    start, size = done.get("passages", 0), done.get("bytes of words", 0)
     with (folder / "words.bin").open("r+b" if start else "wb") as words:
         words.truncate(size)
         words.seek(0, os.SEEK_END)

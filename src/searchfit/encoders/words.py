@@ -18,14 +18,14 @@ def word_vectors(tokens: Vectors, spans: npt.NDArray[np.int64], text: str, centr
     real = spans[:, 1] > spans[:, 0]
     if not real.any():
         return np.empty((0, tokens.shape[1]), np.float32)
-    begins, words = _borders(spans[real], text)
+    begins, words = word_borders(spans[real], text)
     starts = np.flatnonzero(begins)
     joined: Vectors = np.add.reduceat(centred(tokens[real], centre), starts, axis=0)
     return joined[words[starts]]
 
 
-def _borders(spans: npt.NDArray[np.int64], text: str) -> tuple[Flags, Flags]:
-    """Which tokens begin a word, and which hold a letter or digit at all."""
+def word_borders(spans: npt.NDArray[np.int64], text: str) -> tuple[Flags, Flags]:
+    """Which of the tokens at `spans` (t, 2) of a text begin a word, and which hold a letter or digit."""
     begins, words = np.ones(len(spans), np.bool_), np.zeros(len(spans), np.bool_)
     before = -1
     for place, (start, end) in enumerate(spans.tolist()):

@@ -22,16 +22,22 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     trust = gauge(load_encoder(settings.model), corpus, inputs["passages.parquet"], settings.seed)
     trust.save(tools.output / "trust.json")
     notes = []
-    if trust.factor > 1:
+    if trust.factor > 1 and trust.model:
         notes.append(
             f"Of what passages are about, keywords find more than the model (mean reciprocal rank "
             f"{trust.keyword:.2f} against {trust.model:.2f}): they count {trust.factor:.1f} times as much."
+        )
+    elif trust.factor > 1:
+        notes.append(
+            f"The model reads {trust.pieces:.1f} pieces for a word, as of a language that it does not know: "
+            f"keywords count {trust.factor:.1f} times as much."
         )
     return StageResult(
         counts={
             "questions": trust.questions,
             "keywords": round(trust.keyword, 4),
             "model": round(trust.model, 4),
+            "pieces a word": round(trust.pieces, 2),
             "weight of keywords": round(trust.factor, 4),
         },
         notes=tuple(notes),
