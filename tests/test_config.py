@@ -201,3 +201,18 @@ def test_the_page_of_settings_is_up_to_date() -> None:
     page = Path(__file__).parents[1] / "docs" / "settings.md"
     said = "Run: searchfit settings --markdown > docs/settings.md"
     assert page.read_text(encoding="utf-8") == reference_markdown(reference()), said
+
+
+def test_an_effort_is_a_set_of_settings_that_others_go_before() -> None:
+    from searchfit.config.effort import EFFORTS, effort_values
+
+    assert set(EFFORTS) == {"quick", "normal", "thorough"}
+    assert load_settings(values=effort_values("normal")) == Settings()
+    for name in ("quick", "thorough"):
+        assert set(effort_values(name)) <= set(known_keys())
+    base = load_settings(values=effort_values("thorough"))
+    assert base.train.epochs > Settings().train.epochs
+    assert load_settings(None, ["train.epochs=1"], {}, base).train.epochs == 1
+    assert load_settings(None, ["train.epochs=1"], {}, base).mine.max_queries == base.mine.max_queries
+    with pytest.raises(SettingsError, match="quick, normal, thorough"):
+        effort_values("lazy")

@@ -28,20 +28,23 @@ def fit(
     title: str = "",
     queries: str | Path = "",
     model: str = "minilm",
+    effort: str = "normal",
     settings: dict[str, Any] | None = None,
 ) -> Searcher:
     """Fit a search engine to the documents of `source` and open it.
 
-    `text`, `id` and `title` name columns; `queries` a file of real questions; `settings` any other setting
-    by "section.key", for example {"train.epochs": 3}. What is already done in `workspace` is not done again.
+    `text`, `id` and `title` name columns; `queries` a file of real questions; `effort` is "quick", "normal"
+    or "thorough"; `settings` any other setting by "section.key", for example {"train.epochs": 3}. What is
+    already done in `workspace` is not done again.
     Raises SearchfitError with a message for people.
     """
-    from searchfit.config import load_settings
+    from searchfit.config import effort_values, load_settings
     from searchfit.pipeline import Fit
     from searchfit.workspace import Workspace
 
     columns = [text] if isinstance(text, str) and text else list(text)
     values = {
+        **effort_values(effort),
         "source.source": str(source),
         "source.text": tuple(columns),
         "source.id": id,

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from searchfit.cli.app import AsJson, app, console, one_line, progress_bar, say
-from searchfit.cli.options import Config, Documents, Pairs, Questions, Reading, Sets, given, grouped
+from searchfit.cli.options import (
+    Config,
+    Documents,
+    Effort,
+    Pairs,
+    Questions,
+    Reading,
+    Sets,
+    given,
+    grouped,
+)
 from searchfit.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -32,12 +42,13 @@ def check(
     queries: Questions = "",
     pairs: Pairs = "",
     model: Annotated[str, Option(help='"minilm", a model folder or a hub id')] = "",
+    effort: Effort = "normal",
     config: Config = None,
     set_: Sets = None,
     as_json: AsJson = False,
 ) -> None:
     """Look at documents before a fit. What they are like, whether tuning may pay, time and memory."""
-    from searchfit.config import load_settings
+    from searchfit.config import effort_values, load_settings
     from searchfit.preflight import check as look
 
     named = {
@@ -46,7 +57,8 @@ def check(
         "pairs.file": pairs,
         "model.name": model,
     }
-    settings = load_settings(config, set_ or (), given(named))
+    base = load_settings(values=effort_values(effort))
+    settings = load_settings(config, set_ or (), given(named), base)
     with progress_bar() as progress:
         found = look(settings, progress)
     if as_json:

@@ -16,6 +16,7 @@ from searchfit.cli.options import (
     Computing,
     Config,
     Documents,
+    Effort,
     Pairs,
     Questions,
     Reading,
@@ -57,6 +58,7 @@ def fit(
     feedback: Feedback = False,
     model: Model = None,
     reranker: Annotated[str, Option(help="cross-encoder, a folder or a hub id, that competes")] = "",
+    effort: Effort = "normal",
     writing: Writing,
     computing: Computing,
     config: Config = None,
@@ -77,7 +79,7 @@ def fit(
         **writing.values(),
         **computing.values(),
     }
-    settings = settings_of(None, config, set_, named)
+    settings = settings_of(None, config, set_, named, effort)
     run = Run(force, until, dry_run, as_json)
     if model and len(model) > 1:
         _compare(output, settings, tuple(model), run)
@@ -160,13 +162,18 @@ class Run:
 
 
 def settings_of(
-    workspace: Path | None, config: Path | None, sets: list[str] | None, named: dict[str, Any]
+    workspace: Path | None,
+    config: Path | None,
+    sets: list[str] | None,
+    named: dict[str, Any],
+    effort: str = "normal",
 ) -> Settings:
-    """Settings from the options that were given, over those of a workspace where one is named."""
-    from searchfit.config import load_settings
+    """Settings from the options that were given, over those of a workspace where one is named, or else those
+    of an effort."""
+    from searchfit.config import effort_values, load_settings
     from searchfit.workspace import Workspace
 
-    base = None
+    base = load_settings(values=effort_values(effort))
     if workspace is not None:
         place = Workspace(workspace)
         place.require()

@@ -21,6 +21,10 @@ Documents = Annotated[
 ]
 Questions = Annotated[str, Option(help="your own questions: .txt, .csv, .jsonl or a BEIR folder")]
 Pairs = Annotated[str, Option(help="labelled pairs to train on: a table, a folder of them or of BEIR")]
+Effort = Annotated[
+    str,
+    Option(metavar="NAME", help="quick (nothing is tuned), normal, or thorough (more queries, more epochs)"),
+]
 Config = Annotated[Path | None, Option(help="settings as TOML")]
 Sets = Annotated[
     list[str] | None,

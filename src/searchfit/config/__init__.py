@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from searchfit.config.base import Section, checked
+from searchfit.config.effort import effort_values
 from searchfit.config.reading import (
     CleanSettings,
     DatasetSettings,
@@ -84,6 +85,7 @@ __all__ = [
     "SqlSettings",
     "T5Settings",
     "TrainSettings",
+    "effort_values",
     "known_keys",
     "load_settings",
     "reference",

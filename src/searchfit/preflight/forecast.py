@@ -193,6 +193,8 @@ class _Scale:
             "split": lambda _: self._of("wide", "split") * self._ratio("characters", self.wide),
             "keyword": lambda _: self._of("wide", "keyword") * self._ratio("characters", self.wide),
             "encode": self._encoding,
+            # A sample of passages, asked among another: their numbers are bounded.
+            "gauge": lambda own: self._loaded(own, max(1.0, min(4.0, self._ratio("passages")))),
             "generate": lambda own: own * self._ratio("queries"),
             "screen": self._screen,
             "label": lambda own: own,
