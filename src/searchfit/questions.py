@@ -9,9 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from searchfit.config import Settings
+from searchfit.keyword import KeywordIndex
+from searchfit.overlap import overlaps
+from searchfit.records import encoded_text
 from searchfit.sources.queries import UserQueries, read_queries
 from searchfit.splits import asked_split, pair_splits
 from searchfit.training.lessons import ANSWERS
@@ -138,3 +142,23 @@ def _labelled(
         f"labelled, {'known' if known & found.keys() else 'new'} document" for found in relevant.values()
     ]
     return Questions("judged", ids, texts, styles, splits, list(relevant.values()), unjudged)
+
+
+def wording(inputs: Mapping[str, Path], questions: Questions) -> npt.NDArray[np.float64]:
+    """(n) how much of each question's wording stands in a passage that answers it."""
+    wanted = {id_ for relevant in questions.relevant for id_, grade in relevant.items() if grade > 0}
+    columns = ["document_id", "title", "text"]
+    passages: dict[str, list[int]] = {}
+    texts: dict[int, str] = {}
+    row = 0
+    for batch in pq.ParquetFile(inputs["passages.parquet"]).iter_batches(4096, columns=columns):
+        for record in batch.to_pylist():
+            if record["document_id"] in wanted:
+                passages.setdefault(record["document_id"], []).append(row)
+                texts[row] = encoded_text(record["title"], record["text"])
+            row += 1
+    answers = [
+        [row for id_, grade in relevant.items() if grade > 0 for row in passages.get(id_, ())]
+        for relevant in questions.relevant
+    ]
+    return overlaps(questions.texts, answers, texts, KeywordIndex.load(inputs["keyword"]).analyzer)

@@ -17,17 +17,18 @@ import pyarrow.parquet as pq
 from searchfit.config import RerankSettings, Settings
 from searchfit.encoders import load_encoder
 from searchfit.encoders.corpus import Encoding, encoded
+from searchfit.encoders.sentence import SentenceEncoder
 from searchfit.encoders.trained import Trained
-from searchfit.fusion import Ranking, Rows, SharedKeywords
+from searchfit.fusion import Ranking, Rows, SharedKeywords, Vectors
 from searchfit.interaction import Questions as Read
 from searchfit.interaction import WordScores, rank_words, word_scores
 from searchfit.keyword import KeywordIndex
 from searchfit.leaks import Leak, leaked_documents, leaked_questions, to_dict
 from searchfit.metrics import NAMES, means, score_ranking
-from searchfit.overlap import by_band, overlaps
+from searchfit.overlap import by_band
 from searchfit.prior import blend_engine, untuned_engine
-from searchfit.questions import Questions, gather
-from searchfit.records import Engine, StageResult, encoded_text
+from searchfit.questions import Questions, gather, wording
+from searchfit.records import Engine, StageResult
 from searchfit.rerank import PairScores, Reranker, first_stage, rerank, with_reranker
 from searchfit.rivals import DEPTH, Bench, label, read_rankings, training_vectors, whitened
 from searchfit.search import ArrayCorpus
@@ -63,7 +64,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     ):
         board.add(name, ranked)
     known = {engine.name: (engine.to_dict(), kind) for engine, kind in engines}
-    overlap = _overlap(inputs, questions)
+    overlap = wording(inputs, questions)
     folder = tools.output / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
     board.write(folder, overlap)
@@ -164,12 +165,11 @@ def _rankings(
         own = trained.encoder(encoder, pair[0])
         corpus = ArrayCorpus.load(encoded(inputs, pair[1]), inputs["keyword"])
         mine = [engine for engine, _ in engines if (engine.query_tower, engine.document_tower) == pair]
-        if pair[1] not in words and any(engine.token_weight for engine in mine):
-            vectors, tokens = own.encode_questions(texts)
-            words[pair[1]] = word_scores(corpus, corpus.words, texts, tokens)
+        first = [engine for engine in mine if not engine.reranker]
+        if pair[1] not in words and any(engine.token_weight for engine in first):
+            vectors, words[pair[1]] = _read(own, corpus, texts)
         else:
             vectors = own.encode_queries(texts)
-        first = [engine for engine in mine if not engine.reranker]
         read = Read(texts, vectors, words.get(pair[1]))
         ranked = rank_words(first, asked.keywords.over(corpus), read, DEPTH)
         found = dict(zip(map(first_stage, first), ranked, strict=True))
@@ -178,6 +178,14 @@ def _rankings(
             if engine.reranker:
                 ranking = rerank(engine, ranking, pairs(texts, ranking.rows[:, : engine.rerank_depth]))
             yield engine.name, _documents(corpus, ranking)
+
+
+def _read(
+    encoder: SentenceEncoder, corpus: ArrayCorpus, texts: list[str]
+) -> tuple[Vectors, WordScores | None]:
+    """The vectors (q, d) of questions, and the scores of their words."""
+    vectors, tokens = encoder.encode_questions(texts)
+    return vectors, word_scores(corpus, corpus.words, texts, tokens)
 
 
 def _pairs(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> PairScores:
@@ -248,26 +256,6 @@ def _leak_notes(leaks: Mapping[str, Any]) -> Iterator[str]:
     if leaks["named_questions"]:
         one = leaks["named_questions"][0]
         yield f"Left out: {leaks['questions']} questions that were trained on, {one!r} for one."
-
-
-def _overlap(inputs: Mapping[str, Path], questions: Questions) -> npt.NDArray[np.float64]:
-    """(n) how much of each question's wording stands in a passage that answers it."""
-    wanted = {id_ for relevant in questions.relevant for id_, grade in relevant.items() if grade > 0}
-    columns = ["document_id", "title", "text"]
-    passages: dict[str, list[int]] = {}
-    texts: dict[int, str] = {}
-    row = 0
-    for batch in pq.ParquetFile(inputs["passages.parquet"]).iter_batches(4096, columns=columns):
-        for record in batch.to_pylist():
-            if record["document_id"] in wanted:
-                passages.setdefault(record["document_id"], []).append(row)
-                texts[row] = encoded_text(record["title"], record["text"])
-            row += 1
-    answers = [
-        [row for id_, grade in relevant.items() if grade > 0 for row in passages.get(id_, ())]
-        for relevant in questions.relevant
-    ]
-    return overlaps(questions.texts, answers, texts, KeywordIndex.load(inputs["keyword"]).analyzer)
 
 
 class _Rivals:
