@@ -259,6 +259,8 @@ def small_settings(tmp_path_factory: pytest.TempPathFactory, corpus: list[Doc], 
         "train.learning_rate": 1e-3,
         "choose.permutations": 200,
         "choose.bootstrap": 100,
+        # A model of random weights knows nothing, and keywords would outweigh all else.
+        "engine.adapt": False,
     }
     return load_settings(values=values)
 

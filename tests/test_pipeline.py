@@ -275,8 +275,8 @@ def test_until_stops_and_the_same_fit_goes_on(tmp_path: Path, corpus: Corpus, fi
     assert not (path / "encoded").exists()
     with pytest.raises(WorkspaceError, match="no finished search engine"):
         open_searcher(path)
-    assert ran(fit(path, corpus, until="generate")) == ["keyword", "encode", "generate"]
-    assert ran(fit(path, corpus)) == ALL[5:]
+    assert ran(fit(path, corpus, until="generate")) == ["keyword", "encode", "gauge", "generate"]
+    assert ran(fit(path, corpus)) == ALL[6:]
     for name in ("pairs.parquet", "evaluation/systems.json", "models/trained/query_tower.safetensors"):
         assert (path / name).read_bytes() == (fitted / name).read_bytes()
 

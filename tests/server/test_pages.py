@@ -169,11 +169,12 @@ def test_a_long_document_is_read_to_its_end() -> None:
 
 
 def test_marks_are_judgements(client: TestClient, place: Path) -> None:
-    form = {"q": "a rope on the ridge", "document": "mountain-4", "grade": "1", "back": "/"}
+    (hit,) = open_searcher(place).search("a rope on the ridge", 1)
+    form = {"q": "a rope on the ridge", "document": hit.document_id, "grade": "1", "back": "/"}
     done = client.post("/mark", data=form)
     assert (done.status_code, done.headers["location"]) == (303, "/?q=a+rope+on+the+ridge")
     assert [(j.document_id, j.grade, j.judge) for j in Record(place).judgements()] == [
-        ("mountain-4", 1, "me")
+        (hit.document_id, 1, "me")
     ]
     for query in ("a rope on the ridge", " a rope  on the ridge "):
         shown = client.get("/", params={"q": query}).text

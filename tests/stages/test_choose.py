@@ -16,6 +16,7 @@ from searchfit.encoders.trained import Trained
 from searchfit.records import Engine
 from searchfit.stages import Tools, choose
 from searchfit.stages.evaluate import systems as engines
+from searchfit.trust import Trust
 from searchfit.workspace import write_json, write_table
 
 DENSE = "tuned dense, engine's units"
@@ -43,7 +44,9 @@ class Contest:
         rng = random.Random(1)
         noise = [rng.uniform(0.2, 0.7) for _ in self.splits]
         untuned = Encoding.load(bench.path("encoded"))
-        self.engines = engines(self.settings, Trained(folder, "query" if trained else ""), lambda _: untuned)
+        self.engines = engines(
+            self.settings, Trained(folder, "query" if trained else ""), lambda _: untuned, Trust()
+        )
         self.scores = {engine.name: list(noise) for engine, _ in self.engines}
         self.unjudged = ["an open question"]
 
