@@ -143,28 +143,44 @@ def interaction(questions: Sequence[QuestionWords], words: Words, query: Rows, r
     borders = np.append(starts, len(rows))
     for first in range(0, len(distinct), _PASSAGES):
         taken = words.take(distinct[first : first + _PASSAGES])
-        size = len(words.centre)
-        bits = np.unpackbits(taken.bits, axis=1, count=size).astype(np.float32)
+        bits = np.unpackbits(taken.bits, axis=1, count=len(words.centre)).astype(np.float32)
+        own = order[borders[first] : borders[first + len(taken.offsets) - 1]]
+        asked = np.unique(query[own])
+        if len(own) == len(asked) * (len(taken.offsets) - 1) and len(bits):
+            # Every question with every passage: one product, as when one question is searched for.
+            found = _met([questions[number] for number in asked], bits, taken.offsets)
+            scores[own] = found[
+                np.searchsorted(distinct, rows[own]) - first, np.searchsorted(asked, query[own])
+            ]
+            continue
         for place, (begin, end) in enumerate(pairwise(taken.offsets)):
             own = order[borders[first + place] : borders[first + place + 1]]
             if end > begin:
-                scores[own] = _met([questions[number] for number in query[own]], bits[begin:end])
+                alone = np.array([0, end - begin])
+                scores[own] = _met([questions[number] for number in query[own]], bits[begin:end], alone)[0]
     return scores
 
 
-def _met(questions: Sequence[QuestionWords], bits: Floats) -> Floats:
-    """(q) scores of questions with the words (m, d), bits of 0 and 1, of one passage."""
+def _met(questions: Sequence[QuestionWords], bits: Floats, offsets: Rows) -> Floats:
+    """(n, q) scores of questions with passages, whose words are bits of 0 and 1 (m, d); 0 for one without."""
+    import torch
+
     vectors = np.concatenate([question.vectors for question in questions])
     if not len(vectors):
-        return np.zeros(len(questions), np.float32)
+        return np.zeros((len(offsets) - 1, len(questions)), np.float32)
+    # By torch, whose threads do not spin when they wait.
+    products = (torch.from_numpy(bits) @ torch.from_numpy(vectors).T).numpy()
+    there = offsets[1:] > offsets[:-1]
+    best = np.zeros((len(there), len(vectors)), np.float32)
+    best[there] = np.maximum.reduceat(products, offsets[:-1][there], axis=0)
     # With signs s = 2b - 1 of length sqrt(d), the cosine of q and s is (2 q.b - sum of q) / sqrt(d).
-    best = (bits @ vectors.T).max(axis=0)
     cosines = (2 * best - vectors.sum(axis=1)) / np.float32(np.sqrt(bits.shape[1]))
     weighted = np.concatenate([question.weights for question in questions]) * cosines
-    lengths = [len(question.weights) for question in questions]
-    sums = np.concatenate([[0.0], np.cumsum(weighted, dtype=np.float64)])
+    sums = np.zeros((len(there), len(vectors) + 1))
+    np.cumsum(weighted, axis=1, dtype=np.float64, out=sums[:, 1:])
+    lengths = np.array([len(question.weights) for question in questions])
     ends = np.cumsum(lengths)
-    return np.asarray(sums[ends] - sums[ends - lengths], np.float32)
+    return np.asarray((sums[:, ends] - sums[:, ends - lengths]) * there[:, None], np.float32)
 
 
 class WordScores:

@@ -222,6 +222,10 @@ class SentenceEncoder:
         whole = self.model.truncate_dim is None
         return mean and fast and whole and {*names[2:]} <= {"Dropout", "Dense", "Normalize"}
 
+    @cached_property
+    def _document_tower(self) -> SentenceTransformer:
+        return _tower(self.model, "document")
+
     def _headed(self, means: Floats) -> Vectors:
         """What follows the pooling in the document tower, over (n, token dimension) means."""
         import torch
@@ -250,7 +254,7 @@ class SentenceEncoder:
         # The first that is there counts, an empty one too, as in encode_document and encode_query.
         prompts, names = self.model.prompts, _DOCUMENT_PROMPTS if task == "document" else ("query",)
         prompt = next((prompts[name] for name in names if name in prompts), None) or ""
-        tower = _tower(self.model, "document")
+        tower = self._document_tower
         features = tower.preprocess([prompt + t for t in texts], processing_kwargs=_WITH_OFFSETS)
         offsets = features.pop("offset_mapping").numpy() - len(prompt)
         features = {key: on_device(value, self.model.device) for key, value in features.items()}
