@@ -164,9 +164,11 @@ def test_documents_are_added_and_removed(make_workspace: Make, tmp_path: Path) -
         before = client.post("/search", json={"query": "zeppelin"}).json()
         grown = client.post("/documents", json={"documents": [one]}).json()
         assert (grown["added"], grown["generation"]) == (1, 1)
-        after = client.post("/search", json={"query": "zeppelin"}).json()
+        after = client.post("/search", json={"query": "zeppelin", "filter": "price = 3"}).json()
         assert after["version"] != before["version"]
-        assert (after["hits"][0]["document_id"], after["hits"][0]["metadata"]["price"]) == ("a/b c", 3)
+        (found,) = [hit for hit in after["hits"] if hit["document_id"] == "a/b c"]
+        assert found["metadata"]["price"] == 3
+        assert found["scores"]["keyword"] > 0.5
         assert client.post("/documents", json={"documents": [one]}).json()["unchanged"] == 1
         message = error(
             client.post("/documents", json={"documents": [{**one, "metadata": {"price": "much"}}]}),
