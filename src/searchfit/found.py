@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from searchfit.encoders.cross import sigmoid
-from searchfit.fusion import Rows
+from searchfit.fusion import Floats, Rows
 from searchfit.interaction import WordScores, reorder
 from searchfit.legs import Scored
 from searchfit.records import Engine
@@ -38,37 +38,29 @@ class Found:
         there are none."""
         if words is None or not self.shown:
             return self
-        shown = np.array(self.shown)
-        head = shown[: self.engine.token_depth]
-        found = words(self.scored.rows[head][None, :])
-        stage = self.scored.scores[head] + self.engine.token_weight * found[0]
-        values, order = reorder(self.scored.scores[shown][None, :], stage[None, :])
-        scores = self.scored.scores.copy()
-        scores[shown[order[0]]] = values[0]
-        return replace(
-            self,
-            scored=replace(self.scored, scores=scores),
-            shown=shown[order[0]].tolist(),
-            words=dict(zip(head.tolist(), found[0].tolist(), strict=True)),
-        )
+        head = np.array(self.shown[: self.engine.token_depth])
+        found = words(self.scored.rows[head][None, :])[0]
+        stage = self.scored.scores[head] + self.engine.token_weight * found
+        moved = self._moved(*reorder(self.scored.scores[self.shown][None, :], stage[None, :]))
+        return replace(moved, words=dict(zip(head.tolist(), found.tolist(), strict=True)))
 
     def reranked(self, query: str, pairs: PairScores) -> Found:
         """The same in the order of the engine's re-ranker; as it is where the engine has none."""
         if not self.engine.reranker or not self.shown:
             return self
-        shown = np.array(self.shown)
-        first, head = self.scored.scores[shown], shown[: self.engine.rerank_depth]
-        raw = pairs([query], self.scored.rows[head][None, :])
-        values, order = places(self.engine, first[None, :], raw)
-        scores = self.scored.scores.copy()
-        scores[shown[order[0]]] = values[0]
+        head = self.shown[: self.engine.rerank_depth]
+        first, raw = self.scored.scores[self.shown], pairs([query], self.scored.rows[head][None, :])
         return replace(
-            self,
-            scored=replace(self.scored, scores=scores),
-            shown=shown[order[0]].tolist(),
-            read=dict(zip(head.tolist(), sigmoid(raw[0]).tolist(), strict=True)),
-            first=dict(zip(head.tolist(), first.tolist(), strict=False)),
+            self._moved(*places(self.engine, first[None, :], raw)),
+            read=dict(zip(head, sigmoid(raw[0]).tolist(), strict=True)),
+            first=dict(zip(head, first.tolist(), strict=False)),
         )
+
+    def _moved(self, values: Floats, order: Rows) -> Found:
+        """With other scores (1, n) in another order (1, n) of what is shown."""
+        shown, scores = np.array(self.shown)[order[0]], self.scored.scores.copy()
+        scores[shown] = values[0]
+        return replace(self, scored=replace(self.scored, scores=scores), shown=shown.tolist())
 
     def scores(self, place: int, explain: bool) -> dict[str, float]:
         """The scores that led to a hit: of the legs and, where it was read again, of the re-ranker beside

@@ -42,6 +42,15 @@ class Block:
     offsets: Rows
 
 
+def gathered(offsets: Rows, rows: Rows) -> tuple[Rows, Rows]:
+    """Where the parts of rows lie, of which row i has offsets[i] to offsets[i + 1], and the borders of each
+    row's among them, in the order asked."""
+    lengths = offsets[rows + 1] - offsets[rows]
+    borders = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    within = np.arange(borders[-1]) - np.repeat(borders[:-1], lengths)
+    return np.repeat(offsets[rows], lengths) + within, borders
+
+
 class Corpus(Protocol):
     """What an Engine ranks: vectors in blocks of whole documents, and keyword scores of the same rows."""
 

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from searchfit.fusion import DECIMALS, Corpus, Floats, Ranking, Rows, Vectors, rank
+from searchfit.fusion import DECIMALS, Corpus, Floats, Ranking, Rows, Vectors, gathered, rank
 from searchfit.records import Engine
 
 Bits = npt.NDArray[np.uint8]
@@ -60,10 +60,8 @@ class PassageWords:
 
     def take(self, rows: Rows) -> PassageWords:
         """Those of these passages, in the order asked."""
-        lengths = self.offsets[rows + 1] - self.offsets[rows]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        return PassageWords(self.bits[np.repeat(self.offsets[rows], lengths) + within], offsets)
+        places, offsets = gathered(self.offsets, rows)
+        return PassageWords(self.bits[places], offsets)
 
 
 def joined_words(parts: Sequence[Bits]) -> PassageWords:

@@ -18,7 +18,7 @@ from searchfit.encoders.corpus import COSINE, Encoding, load_words
 from searchfit.errors import SettingsError, WorkspaceError
 from searchfit.filters import Filter, parse
 from searchfit.found import Found
-from searchfit.fusion import Block, Ranking, Rows, Vectors
+from searchfit.fusion import Block, Ranking, Rows, Vectors, gathered
 from searchfit.interaction import NO_TOKENS, HeldWords, Questions, Tokens, rank_words, word_scores
 from searchfit.keyword import KeywordIndex
 from searchfit.legs import Asked, KeywordLeg, rank_one
@@ -87,11 +87,8 @@ class ArrayCorpus:
 
     def take(self, rows: Rows) -> Block:
         """These passages as one block, in the order asked."""
-        lengths = self.offsets[rows + 1] - self.offsets[rows]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        sentences = self.sentences[np.repeat(self.offsets[rows], lengths) + within]
-        return Block(0, self.documents[rows], self.passages[rows], sentences, offsets)
+        places, offsets = gathered(self.offsets, rows)
+        return Block(0, self.documents[rows], self.passages[rows], self.sentences[places], offsets)
 
     def blocks(self, rows: int) -> Iterator[Block]:
         """The blocks in row order; a document is never divided."""

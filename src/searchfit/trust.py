@@ -26,6 +26,7 @@ from searchfit.interaction import HeldWords, PassageWords, interaction, read_wor
 from searchfit.keyword import KeywordIndex
 from searchfit.records import Engine, Passage, encoded_text
 from searchfit.search import ArrayCorpus
+from searchfit.workspace import write_json
 
 if TYPE_CHECKING:
     from searchfit.encoders.sentence import SentenceEncoder
@@ -69,7 +70,7 @@ class Trust:
 
     def save(self, file: Path) -> None:
         """Write it as JSON."""
-        file.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+        write_json(file, asdict(self))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from searchfit.errors import WorkspaceError
 from searchfit.filters import TYPES, Compare, Filter
-from searchfit.fusion import Block
+from searchfit.fusion import Block, gathered
 from searchfit.interaction import PassageWords
 from searchfit.stores import Floats, Rows, VectorColumn
 from searchfit.stores.ann import Ann
@@ -131,11 +131,8 @@ class Segment:
 
     def take(self, places: Rows) -> tuple[Floats, Floats, Rows]:
         """Vectors (n, d), sentence vectors (m, d) and offsets (n + 1,) of places."""
-        lengths = self.offsets[places + 1] - self.offsets[places]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        sentences = self.sentences[np.repeat(self.offsets[places], lengths) + within]
-        return self.vectors[places], sentences, offsets
+        parts, offsets = gathered(self.offsets, places)
+        return self.vectors[places], self.sentences[parts], offsets
 
     def block(self, begin: int, end: int, live: Flags | None, start: int) -> Block:
         """The places from `begin` to `end`, those that live, as passages `start` and on."""
