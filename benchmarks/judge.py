@@ -9,7 +9,9 @@ are read until the judged questions are asked:
   `gauge` of the fit told it;
 - regret: nDCG@10 on the judged questions of the best keyword weight tried less that of the weight which is
   the setting's; which the fit took by r; which the crops like best, with sentences taken out and as they are;
-- rho: Spearman correlation of nDCG@10 on crops with that on judged questions, over the weights.
+- rho: Spearman correlation of nDCG@10 on crops with that on judged questions, over the weights;
+- regret with labels: of the best of the weightings that judged questions may choose among (weighing.py) less
+  that of the one which 20, 50, 100 or 200 judged questions choose, drawn 200 times; 0 of them is r alone.
 """
 
 from __future__ import annotations
@@ -36,15 +38,18 @@ from searchfit.fusion import Ranking
 from searchfit.interaction import HeldWords, Questions, joined_words, rank_words, word_scores
 from searchfit.judged import judged_queries
 from searchfit.keyword import Analyzer, KeywordIndex
-from searchfit.metrics import means, score_ranking
+from searchfit.metrics import score_ranking
 from searchfit.prior import untuned_engine
 from searchfit.records import PASSAGES, Engine, encoded_text
 from searchfit.search import ArrayCorpus
 from searchfit.trust import Trust
+from searchfit.weighing import preferred, weightings
 from searchfit.workspace import Workspace
 
 WEIGHTS = (0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
 _DEPTH = 100
+_LABELS = (20, 50, 100, 200)
+_DRAWS = 200
 _UNITS = 3  # a passage of fewer sentences leaves too little
 
 Table = Mapping[str, Any]
@@ -210,6 +215,7 @@ def judge(bench: Bench, folder: Path, options: argparse.Namespace) -> dict[str, 
         "real": dict(zip(WEIGHTS, shown, strict=True)),
         "regret": {name: max(real) - value for name, value in picked.items()},
         "rho": {name: float(value) for name, value in rho.items()},
+        "labels": with_labels(bench, folder, options.seed),
     }
 
 
@@ -234,20 +240,40 @@ def gain(corpus: ArrayCorpus, ranking: Ranking, own: np.ndarray) -> float:
 def asked(bench: Bench, folder: Path, weights: Sequence[float]) -> list[float]:
     """nDCG@10 on the judged questions by keyword weight."""
     judged, queries = judged_queries(folder, "test")
-    names = pq.read_table(bench.workspace.artefact("documents.parquet"), columns=["id"])["id"].to_pylist()
     engines = [weighted(bench.prior, weight) for weight in dict.fromkeys(weights)]
     rankings = bench.rank(engines, bench.corpus, list(queries.values()))
-    found = {}
-    for engine, ranking in zip(engines, rankings, strict=True):
-        documents = bench.corpus.documents[np.maximum(ranking.rows, 0)]
-        scores = {
-            id_: score_ranking(
-                [names[d] for d, row in zip(own, rows, strict=True) if row >= 0], judged.qrels[id_]
-            )
-            for id_, own, rows in zip(queries, documents.tolist(), ranking.rows.tolist(), strict=True)
-        }
-        found[engine.keyword_weight] = means(scores)["ndcg@10"]
+    found = {
+        engine.keyword_weight: float(scored(bench, ranking, queries, judged.qrels).mean())
+        for engine, ranking in zip(engines, rankings, strict=True)
+    }
     return [found[weight] for weight in weights]
+
+
+def scored(bench: Bench, ranking: Ranking, queries: Mapping[str, str], qrels: Table) -> np.ndarray:
+    """(q) nDCG@10 of each judged question."""
+    names = pq.read_table(bench.workspace.artefact("documents.parquet"), columns=["id"])["id"].to_pylist()
+    documents = bench.corpus.documents[np.maximum(ranking.rows, 0)].tolist()
+    found = []
+    for id_, own, rows in zip(queries, documents, ranking.rows.tolist(), strict=True):
+        ids = [names[number] for number, row in zip(own, rows, strict=True) if row >= 0]
+        found.append(score_ranking(ids, qrels[id_], ("ndcg@10",))["ndcg@10"])
+    return np.array(found)
+
+
+def with_labels(bench: Bench, folder: Path, seed: int) -> dict[int, float]:
+    """Mean regret by how many judged questions chose the weights, 0 for the weights without any. What they
+    chose is measured on all."""
+    judged, queries = judged_queries(folder, "test")
+    engines = weightings(bench.taken)
+    ranked = bench.rank(engines, bench.corpus, list(queries.values()))
+    scores = np.stack([scored(bench, ranking, queries, judged.qrels) for ranking in ranked])
+    means_, random = scores.mean(axis=1), np.random.default_rng(seed)
+    regret = {0: float(means_.max() - means_[0])}
+    for count in (n for n in _LABELS if n <= 0.7 * len(queries)):
+        drawn = [random.permutation(len(queries))[:count] for _ in range(_DRAWS)]
+        taken = [engines.index(preferred(engines, scores[:, some])) for some in drawn]
+        regret[count] = float(means_.max() - means_[taken].mean())
+    return regret
 
 
 def show(name: str, told: Mapping[str, Any]) -> None:
@@ -259,6 +285,7 @@ def show(name: str, told: Mapping[str, Any]) -> None:
     print("judged nDCG@10 by weight: " + ", ".join(f"{w:g}: {v:.4f}" for w, v in told["real"].items()))
     for kind in ("regret", "rho"):
         print(f"{kind}: " + ", ".join(f"{name}: {value:.4f}" for name, value in told[kind].items()))
+    print("regret with labels: " + ", ".join(f"{n}: {value:.4f}" for n, value in told["labels"].items()))
     sys.stdout.flush()
 
 

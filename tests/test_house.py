@@ -35,7 +35,7 @@ FLOORS = (
         "judging",
         "judged",
         "export",
-        *("rivals", "questions"),
+        *("rivals", "weighing", "questions"),
         "prior",
         "trust",
         "search",

@@ -247,7 +247,8 @@ def rank_words(
     k: int,
     allowed: npt.NDArray[np.bool_] | None = None,
 ) -> list[Ranking]:
-    """`fusion.rank`, with the words of the first results where engines look at them."""
+    """`fusion.rank`, with the words of the first results where engines look at them. Raises ValueError where
+    they do and none were read."""
     bases = list(dict.fromkeys(by_vectors(engine) for engine in engines))
     deep = max([k, *(engine.token_depth for engine in engines)])
     ranked = rank(bases, corpus, asked.vectors, asked.texts, deep, allowed)
@@ -255,7 +256,9 @@ def rank_words(
     found = []
     for engine in engines:
         ranking = first[by_vectors(engine)]
-        if engine.token_weight and asked.words is not None:
+        if engine.token_weight:
+            if asked.words is None:
+                raise ValueError(f"{engine.name} looks at words, and there are none.")
             ranking = interact(engine, ranking, asked.words(ranking.rows[:, : engine.token_depth]))
         found.append(Ranking(ranking.rows[:, :k], ranking.scores[:, :k]))
     return found

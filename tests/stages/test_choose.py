@@ -13,9 +13,10 @@ from searchfit.config import load_settings
 from searchfit.encoders import load_encoder
 from searchfit.encoders.corpus import Encoding
 from searchfit.encoders.trained import Trained
+from searchfit.prior import systems as engines
+from searchfit.prior import untuned_engine
 from searchfit.records import Engine
 from searchfit.stages import Tools, choose
-from searchfit.stages.evaluate import systems as engines
 from searchfit.trust import Trust
 from searchfit.workspace import write_json, write_table
 
@@ -45,7 +46,11 @@ class Contest:
         noise = [rng.uniform(0.2, 0.7) for _ in self.splits]
         untuned = Encoding.load(bench.path("encoded"))
         self.engines = engines(
-            self.settings, Trained(folder, "query" if trained else ""), lambda _: untuned, Trust()
+            self.settings,
+            Trained(folder, "query" if trained else ""),
+            lambda _: untuned,
+            Trust(),
+            untuned_engine(self.settings.engine, untuned, Trust()),
         )
         self.scores = {engine.name: list(noise) for engine, _ in self.engines}
         self.unjudged = ["an open question"]

@@ -265,7 +265,9 @@ class EngineSettings(Section):
         1.0, ge=0, description="weight of the keyword leg where no words are looked at"
     )
     adapt: bool = Field(
-        True, description="raise both where keywords find what the model does not, measured on the corpus"
+        True,
+        description="raise both where keywords find what the model does not, measured on the corpus, and "
+        "weigh the legs as 20 or more judged dev questions prefer",
     )
     token_weight: float = Field(
         2.0, ge=0, description="weight of late interaction, word by word, where the model allows it; 0: none"

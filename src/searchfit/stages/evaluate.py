@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,18 +26,19 @@ from searchfit.keyword import KeywordIndex
 from searchfit.leaks import Leak, leaked_documents, leaked_questions, to_dict
 from searchfit.metrics import NAMES, means, score_ranking
 from searchfit.overlap import by_band
-from searchfit.prior import blend_engine, untuned_engine
+from searchfit.prior import blend_engine, systems, untuned_engine
 from searchfit.questions import Questions, gather, wording
 from searchfit.records import Engine, StageResult
-from searchfit.rerank import PairScores, Reranker, first_stage, rerank, with_reranker
+from searchfit.rerank import PairScores, Reranker, first_stage, rerank
 from searchfit.rivals import DEPTH, Bench, label, read_rankings, training_vectors, whitened
 from searchfit.search import ArrayCorpus
 from searchfit.stages import Tools
 from searchfit.teachers import PassageTexts
 from searchfit.trust import Trust
+from searchfit.weighing import weigh
 from searchfit.workspace import write_json, write_table
 
-VERSION = 3
+VERSION = 4
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
@@ -53,7 +54,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     pairs = _pairs(settings, inputs, tools)
     trained = Trained.load(inputs["models/trained"])
     trust = Trust.load(inputs["trust.json"])
-    engines = systems(settings, trained, lambda tower: Encoding.load(encoded(inputs, tower)), trust)
+    prior, weighed = _prior(settings, inputs, trust, questions, document_ids)
+    engines = systems(settings, trained, lambda tower: Encoding.load(encoded(inputs, tower)), trust, prior)
     asked = _Asked(
         questions.texts + questions.unjudged, SharedKeywords(KeywordIndex.load(inputs["keyword"]).scores)
     )
@@ -81,14 +83,10 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     write_json(folder / "systems.json", evidence)
     left_out = leaks["documents"] + leaks["questions"]
     return StageResult(
-        counts={
-            "questions": questions.kind,
-            **counts,
-            "systems": len(board.scores),
-            "leaks": left_out,
-        },
+        counts={"questions": questions.kind, **counts, "systems": len(board.scores), "leaks": left_out},
         notes=(
             *_kinds(questions),
+            *weighed,
             *rivals.notes,
             *_leak_notes(leaks),
             *_rerank_notes(settings.rerank, pairs),
@@ -96,47 +94,15 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     )
 
 
-def systems(
-    settings: Settings, trained: Trained, encoding: Callable[[float], Encoding], trust: Trust
-) -> list[tuple[Engine, str]]:
-    """The engines that are compared, each with its kind; `encoding` tells that of a document tower.
-
-    The candidates differ in their towers alone: units and keyword weight stay at the prior, for generated
-    questions copy words from their passages and would over-reward keyword search and sentence vectors.
-    """
-    prior = untuned_engine(settings.engine, encoding(0.0), trust)
-    blend = blend_engine(settings.engine, encoding(0.0), trust, "untuned engine without words")
-    engines = [
-        (replace(prior.vectors_alone("untuned dense"), units="passage"), "baseline"),
-        (Engine("keyword", dense_weight=0), "baseline"),
-        (replace(blend, name="untuned blend", units="passage"), "baseline"),
-        (prior.vectors_alone("untuned dense, engine's units"), "baseline"),
-        (prior, "candidate"),
-    ]
-    if prior.token_weight:
-        engines.append((blend, "baseline"))
-    engines += [
-        (replace(prior, name=f"untuned engine, keyword weight {w:g}", keyword_weight=w), "baseline")
-        for w in settings.evaluate.keyword_weights
-        if w != prior.keyword_weight
-    ]
-    merges = settings.reencode.merges if trained.both else settings.evaluate.merges
-    for share in sorted({*merges, 1.0}) if trained.towers else ():
-        tower = "tuned" if share == 1 else f"tuned {share:.0%}"
-        document = share if trained.both else 0.0
-        tuned = replace(
-            prior,
-            name=f"{tower} engine",
-            query_tower=share,
-            document_tower=document,
-            dense_weight=encoding(document).dense_weight,
-        )
-        engines.append((tuned.vectors_alone(f"{tower} dense, engine's units"), "baseline"))
-        engines.append((tuned, "candidate"))
-    candidates = [engine for engine, kind in engines if kind == "candidate"]
-    return engines + [
-        (reranked, "re-ranked") for own in candidates for reranked in with_reranker(own, settings.rerank)
-    ]
+def _prior(
+    settings: Settings, inputs: Mapping[str, Path], trust: Trust, questions: Questions, ids: list[str]
+) -> tuple[Engine, tuple[str, ...]]:
+    """The untuned engine, its weights as the judged questions prefer, and what to say of that."""
+    prior = untuned_engine(settings.engine, Encoding.load(inputs["encoded"]), trust)
+    if not settings.engine.adapt:
+        return prior, ()
+    corpus = ArrayCorpus.load(inputs["encoded"], inputs["keyword"])
+    return weigh(prior, corpus, load_encoder(settings.model), questions, ids)
 
 
 @dataclass(frozen=True, slots=True)
