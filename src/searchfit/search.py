@@ -73,9 +73,9 @@ class ArrayCorpus:
         """Number of passages."""
         return len(self.passages)
 
-    def keyword_scores(self, queries: Sequence[str]) -> sp.csr_array:
-        """The keyword leg, a sparse (len(queries), count) matrix."""
-        return self.keyword.scores(queries)
+    def keyword_scores(self, queries: Sequence[str], rows: Rows | None = None) -> sp.csr_array:
+        """The keyword leg, a sparse (len(queries), count) matrix, or that of distinct rows alone."""
+        return self.keyword.scores(queries, rows)
 
     def spans(self, text: str) -> Iterator[tuple[str, int, int]]:
         """The index terms of a text, at (term, start, end)."""
