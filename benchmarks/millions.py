@@ -71,8 +71,9 @@ def run(count: int, folder: Path, options: argparse.Namespace) -> dict[str, dict
     """The figures of each stage over so many passages."""
     folder = folder / str(count)
     folder.mkdir(parents=True, exist_ok=True)
-    write_documents(folder / "documents.csv", count)
-    save_model(folder / "model", options.dimension)
+    if not (folder / "model").exists():
+        write_documents(folder / "documents.csv", count)
+        save_model(folder / "model", options.dimension)
     asked = ["--queries", str(options.queries), "--dimension", str(options.dimension)]
     asked += [part for pair in options.set for part in ("--set", pair)]
     found: dict[str, dict[str, float]] = {}
