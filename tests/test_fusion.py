@@ -177,7 +177,7 @@ def test_shared_keywords_are_scored_once(monkeypatch: pytest.MonkeyPatch, room: 
     queries, vectors = [str(number) for number in range(11)], _unit(np.random.default_rng(4), 11)
     engines = [Engine("mixed"), Engine("keyword", dense_weight=0)]
     monkeypatch.setattr(fusion, "_CHUNK_QUERIES", 8)
-    monkeypatch.setattr(fusion, "_CHUNK_SCORES", room)
+    monkeypatch.setattr(fusion, "CHUNK_SCORES", room)
     expected = rank(engines, toy, vectors, queries, 5), rank(engines, toy, -vectors, queries, 5)
     shared = fusion.SharedKeywords(scores)
     found = [rank(engines, shared.over(toy), sign * vectors, queries, 5) for sign in (1, -1)]

@@ -50,10 +50,23 @@ FLOORS = (
     "parsers",
     "languages",
     *("overlap", "screening", "snippets", "keyword", "text", "shingles"),
+    "inversion",
     *("markup", "saving", "cleaning"),
     "mining",
     *("legs", "semantic", "interaction", "fusion"),
-    *("metrics", "similarity", "significance", "journal", "workspace", "config", "toml", "records", "errors"),
+    *(
+        "metrics",
+        "similarity",
+        "significance",
+        "journal",
+        "distinct",
+        "mapped",
+        "workspace",
+        "config",
+        "toml",
+        "records",
+        "errors",
+    ),
 )
 
 # Rooms whose files are strangers to each other: only their own __init__ may be shared.

@@ -24,7 +24,8 @@ DECIMALS = 1e6
 
 _BLOCK_ROWS = 8192
 _CHUNK_QUERIES = 256
-_CHUNK_SCORES = 32_000_000  # keyword scores held at once: fewer queries over a large corpus
+CHUNK_SCORES = 32_000_000
+"""Keyword scores held at once: fewer queries over a large corpus."""
 
 RRF_DEPTH = 100
 """How many passages of each leg count when legs are joined by reciprocal ranks."""
@@ -72,7 +73,7 @@ class SharedKeywords:
     def __init__(self, scores: Callable[[Sequence[str]], Any]) -> None:
         self._scores = scores
         self._kept: dict[tuple[str, ...], Any] = {}
-        self._room = _CHUNK_SCORES
+        self._room = CHUNK_SCORES
 
     def __call__(self, queries: Sequence[str]) -> Any:
         """The scores, a sparse (len(queries), passages) matrix."""
@@ -162,7 +163,7 @@ def _rank_plain(
     done: list[list[Ranking]] = [[] for _ in engines]
     # Without keywords and sentences a query holds little, and more at once read the passages less often.
     lean = all(engine.units == "passage" and not engine.keyword_weight for engine in engines)
-    step = _CHUNK_QUERIES * 4 if lean else max(8, min(_CHUNK_QUERIES, _CHUNK_SCORES // (corpus.count + 1)))
+    step = _CHUNK_QUERIES * 4 if lean else max(8, min(_CHUNK_QUERIES, CHUNK_SCORES // (corpus.count + 1)))
     for begin in range(0, len(queries) if engines else 0, step):
         chunk = slice(begin, begin + step)
         for out, ranking in zip(

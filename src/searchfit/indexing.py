@@ -6,18 +6,21 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from searchfit.keyword import KeywordIndex
+from searchfit.mapped import let_go
 from searchfit.records import METADATA_PREFIX, PASSAGES, PLACE, SEEN
 from searchfit.search import ArrayCorpus
 from searchfit.stores.building import bits_array, build, vector_array
-from searchfit.workspace import write_table
+from searchfit.workspace import table_writer
 
 CATALOG = pa.schema(
     [
@@ -33,7 +36,9 @@ text, `whole` of the metadata, pages and headings besides; `row` is the first of
 follow one another as the segment was written."""
 
 _BATCH = 1024
-_TERMS = 20_000
+_ENTRIES = 1 << 16  # documents of the catalogue at a time
+_HELD = 1 << 14  # passages whose mapped vectors are in memory at most
+_TERMS, _POSTINGS = 20_000, 1 << 21  # handed over at a time, but for one term, which is never divided
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ def write_segment(
 ) -> None:
     """Write a segment with its catalog. Raises what `stores.building.build` raises."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_table(folder / "catalog.parquet", _catalog(material, document_columns(info)))
+    _write_catalog(folder / "catalog.parquet", material, document_columns(info))
     rows = _passages(material, info["metadata"], progress)
     build(folder, rows, _postings(material.corpus.keyword, material.first_row), info)
 
@@ -97,14 +102,19 @@ def hashed(documents: Path | pa.Table, names: Sequence[str]) -> Iterator[tuple[s
             yield id_, content, whole_hash(content, metadata)
 
 
-def _catalog(material: Material, names: Sequence[str]) -> pa.Table:
-    every = list(hashed(material.documents, names))
-    counts = np.bincount(material.corpus.documents, minlength=len(every))
+def _write_catalog(path: Path, material: Material, names: Sequence[str]) -> None:
+    every = hashed(material.documents, names)
+    counts = np.bincount(material.corpus.documents, minlength=pq.read_metadata(material.documents).num_rows)
     firsts = np.cumsum(counts) - counts + material.first_row
-    there = np.flatnonzero(counts)
-    columns = [pa.array([every[place][part] for place in there]) for part in range(3)]
-    numbers = [pa.array(firsts[there]), pa.array(counts[there])]
-    return pa.table(dict(zip(CATALOG.names, [*columns, *numbers], strict=True))).cast(CATALOG)
+    with table_writer(path, CATALOG) as writer:
+        for start in range(0, max(1, len(counts)), _ENTRIES):
+            there = start + np.flatnonzero(counts[start : start + _ENTRIES])
+            here = zip(islice(every, _ENTRIES), counts[start : start + _ENTRIES], strict=True)
+            some = [entry for entry, count in here if count]
+            columns = [pa.array([entry[part] for entry in some]) for part in range(3)]
+            numbers = [pa.array(firsts[there]), pa.array(counts[there])]
+            named = dict(zip(CATALOG.names, [*columns, *numbers], strict=True))
+            writer.write_table(pa.table(named).cast(CATALOG))
 
 
 def _passages(
@@ -117,7 +127,7 @@ def _passages(
     corpus = material.corpus
     there = pq.read_schema(material.documents).names
     names = [name for each in metadata if (name := METADATA_PREFIX + each["name"]) in there]
-    documents = pq.read_table(material.documents, columns=names)
+    documents = _InOrder(material.documents, names)
     start = 0
     for batch in pq.ParquetFile(material.passages).iter_batches(_BATCH):
         end = start + batch.num_rows
@@ -136,7 +146,7 @@ def _passages(
         if corpus.words is not None:
             words = corpus.words.take(np.arange(start, end))
             made["words"] = bits_array(words.bits, words.offsets)
-        of_rows = documents.take(batch["document"])
+        of_rows = documents.take(batch["document"].to_numpy())
         for each in metadata:
             name = METADATA_PREFIX + each["name"]
             if name in names:
@@ -146,13 +156,40 @@ def _passages(
             else:
                 made[each["column"]] = pa.nulls(batch.num_rows, PLACE.field(name).type)
         yield pa.RecordBatch.from_pydict(made)
+        if end // _HELD > start // _HELD:
+            let_go(corpus.passages, corpus.sentences)
         start = end
         progress("index", end, corpus.count)
 
 
+class _InOrder:
+    """Columns of a Parquet file by ascending rows: what is between the first and the last row of a call is in
+    memory."""
+
+    def __init__(self, file: Path, names: Sequence[str]) -> None:
+        self._names = names
+        self._batches = pq.ParquetFile(file).iter_batches(_BATCH, columns=list(names)) if names else iter(())
+        self._held: list[pa.RecordBatch] = []
+        self._first = self._end = 0
+
+    def take(self, rows: npt.NDArray[np.int32]) -> pa.Table:
+        """These columns of the rows, which begin no earlier than those of the call before ended."""
+        if not self._names:
+            return pa.table({})
+        while self._end <= rows[-1]:
+            self._held.append(next(self._batches))
+            self._end += self._held[-1].num_rows
+        while self._first + self._held[0].num_rows <= rows[0]:
+            self._first += self._held.pop(0).num_rows
+        return pa.Table.from_batches(self._held).take(pa.array(rows - self._first))
+
+
 def _postings(keyword: KeywordIndex, first_row: int) -> Iterator[pa.RecordBatch]:
-    for begin in range(0, len(keyword.vocabulary), _TERMS):
-        terms = keyword.vocabulary[begin : begin + _TERMS]
+    begin = 0
+    while begin < len(keyword.vocabulary):
+        most = keyword.starts[begin] + _POSTINGS
+        end = max(begin + 1, int(np.searchsorted(keyword.starts, most, side="right")) - 1)
+        terms = keyword.vocabulary[begin : min(end, begin + _TERMS)]
         starts = np.asarray(keyword.starts[begin : begin + len(terms) + 1])
         part = slice(starts[0], starts[-1])
         offsets = pa.array((starts - starts[0]).astype(np.int32))
@@ -166,3 +203,5 @@ def _postings(keyword: KeywordIndex, first_row: int) -> Iterator[pa.RecordBatch]
                 ),
             }
         )
+        let_go(keyword.rows, keyword.frequencies)
+        begin += len(terms)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from searchfit.errors import SettingsError, WorkspaceError
+from searchfit.inversion import invert
 from searchfit.workspace import write_json
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 # A Snowball stemmer keeps the word that it is at in itself, and a server searches on several threads.
 _STEMMING = Lock()
+
+_ARRAYS = ("starts", "rows", "frequencies", "lengths")
 
 Span = tuple[str, int, int]
 
@@ -136,7 +139,7 @@ class Analyzer:
     def _normal(self, word: str) -> str:
         known = self._normalised.get(word)
         if known is None:
-            if len(self._normalised) > 2_000_000:
+            if len(self._normalised) > 500_000:
                 self._normalised.clear()  # bounds memory on endless vocabularies; it is only a cache
             composed = unicodedata.normalize("NFKC", word)  # stemmers know composed letters only
             with _STEMMING:
@@ -219,45 +222,37 @@ class KeywordIndex:
     def build(
         cls, texts: Iterable[str], analyzer: Analyzer, k1: float = 1.2, b: float = 0.75
     ) -> KeywordIndex:
-        """Index texts; text i becomes row i. Memory: 12 bytes for each distinct word of each text."""
-        numbers: dict[str, int] = {}
-        terms, rows, frequencies, lengths = array("i"), array("i"), array("f"), array("f")
-        for row, text in enumerate(texts):
-            counts = Counter(analyzer.terms(text))
-            lengths.append(sum(counts.values()))
-            for term, n in counts.items():
-                terms.append(numbers.setdefault(term, len(numbers)))
-                rows.append(row)
-                frequencies.append(n)
-        vocabulary = sorted(numbers)
-        place = np.empty(len(numbers), np.int32)
-        place[[numbers[term] for term in vocabulary]] = np.arange(len(numbers), dtype=np.int32)
-        columns = place[np.frombuffer(terms, np.int32)] if terms else np.empty(0, np.int32)
-        order = np.argsort(columns, kind="stable")
-        df = np.bincount(columns, minlength=len(vocabulary))
-        arrays: dict[str, npt.NDArray[Any]] = {
-            "starts": np.concatenate([[0], np.cumsum(df)]).astype(np.int64),
-            "rows": np.array(rows, np.int32)[order],
-            "frequencies": np.array(frequencies, np.float32)[order],
-            "lengths": np.array(lengths, np.float32),
-        }
-        return cls(analyzer, arrays, vocabulary, k1, b)
+        """An index of texts, in memory; text i becomes row i."""
+        with TemporaryDirectory(prefix="searchfit-") as folder:
+            cls.write(Path(folder), texts, analyzer, k1, b)
+            made = cls.load(Path(folder))
+            arrays = {name: np.array(getattr(made, name)) for name in _ARRAYS}
+            return cls(analyzer, arrays, made.vocabulary, k1, b)
+
+    @staticmethod
+    def write(
+        folder: Path, texts: Iterable[str], analyzer: Analyzer, k1: float = 1.2, b: float = 0.75
+    ) -> int:
+        """Index texts into a folder, reading them once and holding no more than `inversion.invert` does; the
+        number of terms."""
+        folder.mkdir(parents=True, exist_ok=True)
+        vocabulary = invert((Counter(analyzer.terms(text)) for text in texts), folder)
+        _describe(folder, vocabulary, analyzer, k1, b)
+        return len(vocabulary)
 
     def save(self, folder: Path) -> None:
         """Write the index to a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("starts", "rows", "frequencies", "lengths"):
+        for name in _ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self, name))
-        (folder / "vocabulary.txt").write_text("\n".join(self.vocabulary), encoding="utf-8")
-        write_json(folder / "keyword.json", {"language": self.analyzer.language, "k1": self.k1, "b": self.b})
+        _describe(folder, self.vocabulary, self.analyzer, self.k1, self.b)
 
     @classmethod
     def load(cls, folder: Path) -> KeywordIndex:
         """Open a saved index; arrays are memory-mapped. Raises WorkspaceError when it is damaged."""
         try:
             info = json.loads((folder / "keyword.json").read_text(encoding="utf-8"))
-            names = ("starts", "rows", "frequencies", "lengths")
-            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
             words = (folder / "vocabulary.txt").read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise WorkspaceError(f"the keyword index in {folder} is damaged: {error}.") from error
@@ -274,23 +269,26 @@ class KeywordIndex:
         """The limit of the BM25 score over texts for these terms (each counted once)."""
         return sum(self.idf(term) for term in dict.fromkeys(terms)) * (self.k1 + 1)
 
-    def scores(self, queries: Sequence[str]) -> sp.csr_array:
-        """BM25 scores over the attainable maximum: a sparse (len(queries), count) float32 matrix in 0..1."""
+    def scores(self, queries: Sequence[str], rows: npt.NDArray[np.int64] | None = None) -> sp.csr_array:
+        """BM25 scores over the attainable maximum: a sparse (len(queries), count) float32 matrix in 0..1; of
+        distinct `rows` alone, (len(queries), len(rows)). Memory: of the queries' words the postings asked
+        for."""
         import scipy.sparse as sp
 
-        if not self.count:
-            return sp.csr_array((len(queries), 0), dtype=np.float32)
-        starts, terms, weights = [0], [], []
-        for query in queries:
+        starts, columns, weights = [0], [], []
+        asked: dict[int, int] = {}
+        for query in queries if self.count else ():
             distinct = dict.fromkeys(self.analyzer.terms(query))
             attainable = self.attainable(distinct) or 1.0  # a query may hold no word at all
             known = [self._number[term] for term in distinct if term in self._number]
-            terms += known
+            columns += [asked.setdefault(number, len(asked)) for number in known]
             weights += [1.0 / attainable] * len(known)
-            starts.append(len(terms))
-        shape = (len(queries), len(self.vocabulary))
-        asked = sp.csr_array((np.array(weights, np.float32), np.array(terms, np.int64), starts), shape=shape)
-        return sp.csr_array(asked @ self._impacts())
+            starts.append(len(columns))
+        starts += [0] * (len(queries) + 1 - len(starts))
+        parts = (np.array(weights, np.float32), np.array(columns, np.int64), starts)
+        return sp.csr_array(
+            sp.csr_array(parts, shape=(len(queries), len(asked))) @ self._impacts(asked, rows)
+        )
 
     def score(self, query: str, text: str) -> float:
         """The score of a text that need not be in the index, by the corpus's statistics."""
@@ -304,16 +302,33 @@ class KeywordIndex:
         weights = impact(frequencies, lengths, self.mean_length, self.k1, self.b)
         return float(weights @ np.array([self.idf(term) for term in known])) / self.attainable(distinct)
 
-    def _impacts(self) -> sp.csr_array:
+    def _impacts(self, terms: Iterable[int], rows: npt.NDArray[np.int64] | None) -> sp.csr_array:
+        """What terms add to the scores of passages, or of `rows` alone: a sparse (terms, passages) matrix."""
         import scipy.sparse as sp
 
-        if not hasattr(self, "_matrix"):
-            df = np.diff(self.starts)
-            weights = impact(self.frequencies, self.lengths[self.rows], self.mean_length, self.k1, self.b)
-            weights *= np.repeat(idf(df, self.count), df).astype(np.float32)
-            shape = (len(self.vocabulary), self.count)
-            self._matrix = sp.csr_array((weights, self.rows, self.starts), shape=shape)
-        return self._matrix
+        places = None
+        if rows is not None:
+            places = np.full(self.count, -1, np.int32)
+            places[rows] = np.arange(len(rows), dtype=np.int32)
+        found, weights, starts = [np.empty(0, np.int32)], [np.empty(0, np.float32)], [0]
+        for term in terms:
+            own = slice(self.starts[term], self.starts[term + 1])
+            holders, frequencies = np.asarray(self.rows[own]), np.asarray(self.frequencies[own])
+            rarity = np.float32(idf(len(holders), self.count))
+            if places is not None:
+                here = places[holders] >= 0
+                holders, frequencies = holders[here], frequencies[here]
+            held = impact(frequencies, self.lengths[holders], self.mean_length, self.k1, self.b)
+            found.append(holders if places is None else places[holders])
+            weights.append(held * rarity)
+            starts.append(starts[-1] + len(holders))
+        shape = (len(starts) - 1, self.count if rows is None else len(rows))
+        return sp.csr_array((np.concatenate(weights), np.concatenate(found), starts), shape=shape)
+
+
+def _describe(folder: Path, vocabulary: Sequence[str], analyzer: Analyzer, k1: float, b: float) -> None:
+    (folder / "vocabulary.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    write_json(folder / "keyword.json", {"language": analyzer.language, "k1": k1, "b": b})
 
 
 def idf(df: Any, count: int) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from searchfit.errors import SettingsError
-from searchfit.fusion import Block, Corpus, Floats, Ranking, Rows, Vectors, rank
+from searchfit.fusion import CHUNK_SCORES, Block, Corpus, Floats, Ranking, Rows, Vectors, rank
 from searchfit.records import Drop, Engine
 
 Legs = Literal["dense", "keyword", "both"]
@@ -79,7 +79,7 @@ def leg(engine: Engine, legs: Legs) -> Engine:
     Raises SettingsError for a leg that the engine does not use."""
     weights = {"dense": engine.dense_weight, "keyword": engine.keyword_weight, "both": 1.0}
     if not weights[legs]:
-        raise SettingsError(f"negatives by {legs} scores: the engine {engine.name!r} does not use them.")
+        raise SettingsError(f"{legs} scores are asked for, which the engine {engine.name!r} does not use.")
     return replace(
         engine,
         dense_weight=0.0 if legs == "keyword" else engine.dense_weight,
@@ -90,7 +90,8 @@ def leg(engine: Engine, legs: Legs) -> Engine:
 def score_rows(engine: Engine, corpus: Taking, vectors: Vectors, texts: Sequence[str], rows: Rows) -> Floats:
     """(q, c) float32 scores of each query with passages of its own, `rows` (q, c); -inf where a row is -1."""
     scores = np.full(rows.shape, -np.inf, np.float32)
-    step = max(1, _PAIRS // max(1, rows.shape[1]))
+    # Keywords are scored over the whole corpus: of a large one for few queries at once.
+    step = max(1, min(_PAIRS // max(1, rows.shape[1]), CHUNK_SCORES // (corpus.count + 1)))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         there = rows[part] >= 0

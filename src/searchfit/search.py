@@ -22,6 +22,7 @@ from searchfit.fusion import Block, Ranking, Rows, Vectors, gathered
 from searchfit.interaction import NO_TOKENS, HeldWords, Questions, Tokens, rank_words, word_scores
 from searchfit.keyword import KeywordIndex
 from searchfit.legs import Asked, KeywordLeg, rank_one
+from searchfit.mapped import is_large, let_go, rows_of
 from searchfit.records import Engine, Hit, encoded_text
 from searchfit.request import EVERY_STEP, Answer, Request, Switches, check_page
 from searchfit.rerank import PairScores, Reranker, rerank
@@ -73,9 +74,9 @@ class ArrayCorpus:
         """Number of passages."""
         return len(self.passages)
 
-    def keyword_scores(self, queries: Sequence[str]) -> sp.csr_array:
-        """The keyword leg, a sparse (len(queries), count) matrix."""
-        return self.keyword.scores(queries)
+    def keyword_scores(self, queries: Sequence[str], rows: Rows | None = None) -> sp.csr_array:
+        """The keyword leg, a sparse (len(queries), count) matrix, or that of distinct rows alone."""
+        return self.keyword.scores(queries, rows)
 
     def spans(self, text: str) -> Iterator[tuple[str, int, int]]:
         """The index terms of a text, at (term, start, end)."""
@@ -88,7 +89,8 @@ class ArrayCorpus:
     def take(self, rows: Rows) -> Block:
         """These passages as one block, in the order asked."""
         places, offsets = gathered(self.offsets, rows)
-        return Block(0, self.documents[rows], self.passages[rows], self.sentences[places], offsets)
+        passages, sentences = rows_of(self.passages, rows), rows_of(self.sentences, places)
+        return Block(0, self.documents[rows], passages, sentences, offsets)
 
     def blocks(self, rows: int) -> Iterator[Block]:
         """The blocks in row order; a document is never divided."""
@@ -106,6 +108,8 @@ class ArrayCorpus:
                 self.sentences[first:last],
                 offsets,
             )
+            if is_large(self.sentences):
+                let_go(self.passages, self.sentences)
             start = end
 
 

@@ -6,10 +6,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+from searchfit.mapped import let_go, scratch_array
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -21,6 +25,8 @@ SIZE = 4
 
 _BANDS, _BAND_ROWS = 32, 4  # texts of Jaccard .7 share a band with probability .9999, of .3 with .23
 _UNIT = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")
+_SIGNED = 4096  # texts signed before their values are written
+_COMPARED = 1 << 16  # pairs compared at once
 _LOOKED = 256  # texts compared at once
 
 
@@ -34,32 +40,46 @@ def shingles(text: str, limit: int = 5000) -> Hashes:
     return np.frombuffer(digests, np.uint64)
 
 
-def signatures(texts: Iterable[str], count: int, seed: int) -> npt.NDArray[np.uint32]:
-    """(count, 128) MinHash values of so many texts."""
+def signatures(
+    texts: Iterable[str], count: int, seed: int, file: Path | None = None
+) -> npt.NDArray[np.uint32]:
+    """(32, count, 4) MinHash values of so many texts, by band: 512 bytes a text, in a file where one is
+    named."""
     random = np.random.default_rng(seed)
     size = _BANDS * _BAND_ROWS
     # Multiply-shift hashing on 64-bit words: odd multipliers, wrap-around, the high bits.
     a = random.integers(1, 1 << 63, size, dtype=np.uint64) | np.uint64(1)
     b = random.integers(0, 1 << 63, size, dtype=np.uint64)
-    found = np.empty((count, size), np.uint32)
-    for row, text in enumerate(texts):
-        hashes = (shingles(text)[:, None] * a + b) >> np.uint64(32)
-        found[row] = hashes.min(axis=0)
-    return found
+    signed = scratch_array(file, np.uint32, (_BANDS, count, _BAND_ROWS))
+    part = np.empty((_SIGNED, size), np.uint32)
+    rest, start = iter(texts), 0
+    while found := list(islice(rest, _SIGNED)):
+        for row, text in enumerate(found):
+            hashes = (shingles(text)[:, None] * a + b) >> np.uint64(32)
+            part[row] = hashes.min(axis=0)
+        bands = part[: len(found)].reshape(-1, _BANDS, _BAND_ROWS)
+        signed[:, start : start + len(found)] = bands.transpose(1, 0, 2)
+        let_go(signed)
+        start += len(found)
+    return signed
 
 
 def alike(signed: npt.NDArray[np.uint32], threshold: float) -> Iterator[tuple[int, int]]:
     """Pairs of rows of signatures whose estimated Jaccard similarity reaches the threshold; of a group that
-    shares a band, neighbours only."""
-    for band in range(_BANDS):
-        part = np.ascontiguousarray(signed[:, band * _BAND_ROWS : (band + 1) * _BAND_ROWS])
-        keys = part.view(f"V{part.itemsize * _BAND_ROWS}").ravel()
-        _, number = np.unique(keys, return_inverse=True)
-        order = np.argsort(number, kind="stable")
-        same = np.flatnonzero(number[order[1:]] == number[order[:-1]])
-        for left, right in zip(order[same], order[same + 1], strict=True):
-            if np.mean(signed[left] == signed[right]) >= threshold:
-                yield int(left), int(right)
+    shares a band, neighbours only. Memory: some 50 bytes a row, whatever the rows share."""
+    for band in signed:
+        # The four values as two numbers, which sort fast; equal ones stay in the order of their rows.
+        keys = np.ascontiguousarray(band).view(np.uint64)
+        order = np.lexsort((keys[:, 1], keys[:, 0]))
+        keys = keys[order]
+        same = np.flatnonzero((keys[1:] == keys[:-1]).all(axis=1))
+        for start in range(0, len(same), _COMPARED):
+            some = same[start : start + _COMPARED]
+            left, right = order[some], order[some + 1]
+            agree = sum((other[left] == other[right]).sum(axis=1) for other in signed)
+            close = np.asarray(agree) / (_BANDS * _BAND_ROWS) >= threshold
+            yield from zip(left[close].tolist(), right[close].tolist(), strict=True)
+        let_go(signed)
 
 
 def contained(

@@ -58,14 +58,23 @@ def divide(
     return split
 
 
+def document_splits(holdout: Path) -> npt.NDArray[np.str_]:
+    """For each document "train", "dev" or "test", of holdout.parquet: 20 bytes each."""
+    with pq.ParquetFile(holdout) as file:
+        splits = np.empty(file.metadata.num_rows, "<U5")
+        start = 0
+        for batch in file.iter_batches(columns=["split"]):
+            splits[start : start + batch.num_rows] = batch["split"].to_numpy(zero_copy_only=False)
+            start += batch.num_rows
+    return splits
+
+
 def pair_splits(pairs: Path, holdout: Path) -> npt.NDArray[np.str_]:
     """For each row of pairs.parquet "train", "dev" or "test": the split of its document; "" for a question
     that its generator keeps out of that split."""
     table = pq.read_table(pairs, columns=["document", "generator"])
-    file = pq.ParquetFile(holdout)
-    split = np.asarray(file.read(columns=["split"])["split"].to_pylist(), dtype="<U5")
-    own: npt.NDArray[np.str_] = split[table["document"].to_numpy()]
-    judge = (file.schema_arrow.metadata or {}).get(JUDGE)
+    own: npt.NDArray[np.str_] = document_splits(holdout)[table["document"].to_numpy()]
+    judge = (pq.read_schema(holdout).metadata or {}).get(JUDGE)
     if judge is None:
         return own
     judges = np.array([name == judge.decode() for name in table["generator"].to_pylist()], bool)

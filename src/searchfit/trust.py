@@ -107,7 +107,7 @@ def gauge(encoder: SentenceEncoder, corpus: ArrayCorpus, passages: Path, seed: i
         others = others + _WORDS * found
     documents = np.array([one.document for one in asked])
     rivals = corpus.documents[pool][None, :] != documents[:, None]
-    keyword = corpus.keyword_scores(texts).tocsc()[:, pool].toarray()
+    keyword = corpus.keyword_scores(texts, pool).toarray()
     own_keyword = np.array([corpus.keyword.score(one.text, one.left) for one in asked], np.float32)
     by_keyword, by_model = _reciprocal(own_keyword, keyword, rivals), _reciprocal(own, others, rivals)
     return Trust(

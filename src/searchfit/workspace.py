@@ -27,6 +27,7 @@ from searchfit.errors import WorkspaceError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 FORMAT = 1
 """Version of the workspace's layout."""
@@ -51,11 +52,20 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Write an Arrow table as Parquet, atomically."""
+    with table_writer(path, table.schema) as writer:
+        writer.write_table(table)
+
+
+@contextlib.contextmanager
+def table_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """Write a Parquet file part by part, atomically: it is in its place when the context ends without an
+    error."""
     import pyarrow.parquet as pq
 
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.tmp")
-    pq.write_table(table, beside, compression="zstd")
+    with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
+        yield writer
     sync_file(beside)
     os.replace(beside, path)
     _sync_folder(path.parent)

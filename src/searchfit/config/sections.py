@@ -165,6 +165,9 @@ class ScreenSettings(Section):
     near_duplicate: float = Field(
         0.97, gt=0, le=1, description="cosine of queries that ask the same, if most words are the same too"
     )
+    legs: Literal["dense", "keyword", "both"] = Field(
+        "both", description="what the teacher looks queries up by; keyword reads no vectors"
+    )
     top_k: int = Field(20, ge=1, description="the teacher must find the own document among its first k")
     small_corpus: int = Field(2000, ge=0, description="with fewer documents k grows; 0: never")
     generic_ties: int = Field(24, ge=1, description="dropped when this many passages answer equally well")

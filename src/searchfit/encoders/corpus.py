@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from searchfit.executors import Portable
 from searchfit.fusion import Floats, Vectors
 from searchfit.interaction import Bits, HeldWords, PassageWords
+from searchfit.mapped import let_go
 from searchfit.records import encoded_text
 from searchfit.workspace import write_json
 
@@ -104,10 +106,16 @@ def encode_corpus(
 
 def _layout(file: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     """Where the sentences of each passage lie, and the document of each passage."""
-    table = pq.read_table(file, columns=["document", "sentences"])
-    lengths = np.diff(table["sentences"].combine_chunks().offsets.to_numpy()) // 2
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return offsets, table["document"].to_numpy().astype(np.int32)
+    with pq.ParquetFile(file) as passages:
+        count = passages.metadata.num_rows
+        offsets, documents = np.zeros(count + 1, np.int64), np.empty(count, np.int32)
+        start = 0
+        for batch in passages.iter_batches(columns=["document", "sentences"]):
+            end = start + batch.num_rows
+            offsets[start + 1 : end + 1] = pc.list_value_length(batch["sentences"]).to_numpy() // 2
+            documents[start:end] = batch["document"].to_numpy()
+            start = end
+    return np.cumsum(offsets, out=offsets), documents
 
 
 def encode_passages(encoder: Portable[SentenceEncoder], batches: Iterable[Read]) -> Iterator[Vectored]:
@@ -164,6 +172,7 @@ def _encode(
                 borders[start + 1 : end + 1] = borders[start] + found.offsets[1:]
             for array in (passages, sentences, borders):
                 array.flush()
+                let_go(array)
             write_json(mark, {"passages": end, "bytes of words": words.tell()})
             progress(end, count)
             start = end

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from searchfit.config import Settings
+from searchfit.distinct import Distinct
 from searchfit.generators import Generator, Task, load_generator, parts
 from searchfit.generators.ledger import Entry, Ledger, key
 from searchfit.keyword import KeywordIndex
@@ -50,7 +51,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     ):
         passages = _Passages(file)
         rows = _choose(passages.documents(), int(settings.generate.max_queries / mean), settings.seed)
-        owners = _owners(passages.ids(rows), [part.share for part in named], settings.seed)
+        owners = _owners(passages, rows, [part.share for part in named], settings.seed)
         work = _Work(settings, passages, ledger, tools, len(rows))
         for number, writer in enumerate(writers):
             work.fill(writer, rows[owners == number])
@@ -147,7 +148,7 @@ class _Work:
                 self._advance(len(group))
 
     def _tasks(self, writer: Generator, rows: Rows) -> Iterator[Task]:
-        asked: set[bytes] = set()
+        asked = Distinct()
         for part in self._windows(rows):
             passages = self.passages.take(part)
             keys = [key(writer, self.settings.seed, passage) for passage in passages]
@@ -215,16 +216,18 @@ def _queries(passage: Passage, entry: Entry | None, writer: str, seed: int) -> l
     ]
 
 
-def _owners(ids: Sequence[str], shares: Sequence[float], seed: int) -> Rows:
+def _owners(passages: _Passages, rows: Rows, shares: Sequence[float], seed: int) -> Rows:
     """The number of the generator of each passage, by a hash of its id: a corpus that grows keeps them."""
-    if len(shares) == 1:
-        return np.zeros(len(ids), np.int64)
-    digests = b"".join(
-        hashlib.blake2b(f"{seed}\0{name}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        for name in ids
-    )
-    chance = np.frombuffer(digests, np.uint64) / 2.0**64
-    return np.searchsorted(np.cumsum(shares)[:-1], chance, side="right")
+    owners = np.zeros(len(rows), np.int64)
+    limits = np.cumsum(shares)[:-1]
+    for start in range(0, len(rows) if len(shares) > 1 else 0, _WINDOW):
+        digests = b"".join(
+            hashlib.blake2b(f"{seed}\0{passage.id}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+            for passage in passages.take(rows[start : start + _WINDOW])
+        )
+        chance = np.frombuffer(digests, np.uint64) / 2.0**64
+        owners[start : start + len(chance)] = np.searchsorted(limits, chance, side="right")
+    return owners
 
 
 class _Statistics:
@@ -253,11 +256,6 @@ class _Passages:
     def documents(self) -> Rows:
         """The document row of every passage."""
         return np.asarray(self._file.read(columns=["document"])["document"].to_numpy(), np.int64)
-
-    def ids(self, rows: Rows) -> list[str]:
-        """The ids of ascending rows."""
-        ids: list[str] = self._file.read(columns=["id"])["id"].take(pa.array(rows)).to_pylist()
-        return ids
 
     def take(self, rows: Rows) -> list[Passage]:
         """The passages of ascending rows."""

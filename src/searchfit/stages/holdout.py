@@ -19,30 +19,34 @@ from searchfit.records import HOLDOUT, StageResult
 from searchfit.shingles import alike, signatures
 from searchfit.splits import JUDGE, divide, judging_generator
 from searchfit.stages import Tools
-from searchfit.workspace import write_table
+from searchfit.workspace import table_writer
 
 VERSION = 1
+
+_ROWS = 1 << 20  # documents written at a time
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
     """Write holdout.parquet: one row a document, its near-duplicate cluster and its split."""
-    ids = pq.read_table(inputs["documents.parquet"], columns=["id"])["id"]
-    passages = pq.ParquetFile(inputs["passages.parquet"])
-    documents = passages.read(columns=["document"])["document"].to_numpy()
-    signed = signatures(_texts(passages), passages.metadata.num_rows, settings.seed)
-    clusters = _clusters(signed, documents, len(ids), settings.holdout.near_duplicate)
+    documents = pq.ParquetFile(inputs["documents.parquet"])
+    count = documents.metadata.num_rows
+    clusters = _clusters(inputs["passages.parquet"], count, settings, tools)
     found, place, members = np.unique(clusters, return_inverse=True, return_counts=True)
     order = np.random.default_rng(settings.seed).permutation(len(found))
-    splits = divide(members, order, settings.holdout)[place]
-    columns = [np.arange(len(ids), dtype=np.int32), ids, clusters, splits]
-    table, judge = pa.table(columns, schema=HOLDOUT), judging_generator(settings)
-    if judge:
-        table = table.replace_schema_metadata({JUDGE: judge})
-    write_table(tools.output / "holdout.parquet", table)
-    sizes = {name: int((splits == name).sum()) for name in ("train", "dev", "test")}
+    splits = divide(members, order, settings.holdout)
+    judge = judging_generator(settings)
+    schema = HOLDOUT.with_metadata({JUDGE: judge}) if judge else HOLDOUT
+    with table_writer(tools.output / "holdout.parquet", schema) as writer:
+        start = 0
+        for batch in documents.iter_batches(_ROWS, columns=["id"]):
+            own = slice(start, start := start + batch.num_rows)
+            numbers = np.arange(own.start, own.stop, dtype=np.int32)
+            columns = [numbers, batch["id"], clusters[own], splits[place[own]]]
+            writer.write_table(pa.table(columns, schema=schema))
+    sizes = {name: int(members[splits == name].sum()) for name in ("train", "dev", "test")}
     note = f"Questions of {judge} judge; those of the other generators train (holdout.judge)."
     return StageResult(
-        counts={**sizes, "near-duplicate documents": len(ids) - len(found)},
+        counts={**sizes, "near-duplicate documents": count - len(found)},
         notes=(note,) if judge else (),
     )
 
@@ -52,11 +56,13 @@ def _texts(file: pq.ParquetFile) -> Iterator[str]:
         yield from batch["text"].to_pylist()
 
 
-def _clusters(
-    signed: npt.NDArray[np.uint32], documents: npt.NDArray[np.int32], count: int, threshold: float
-) -> npt.NDArray[np.int32]:
+def _clusters(passages: Path, count: int, settings: Settings, tools: Tools) -> npt.NDArray[np.int32]:
     """For each document the smallest row among its near-duplicates: documents that share a near-duplicate
     passage, followed transitively."""
+    scratch = tools.output / "signatures.tmp"
+    with pq.ParquetFile(passages) as file:
+        documents = file.read(columns=["document"])["document"].to_numpy()
+        signed = signatures(_texts(file), file.metadata.num_rows, settings.seed, scratch)
     parent = np.arange(count, dtype=np.int32)
 
     def root(i: int) -> int:
@@ -65,8 +71,12 @@ def _clusters(
             i = int(parent[i])
         return i
 
-    for left, right in alike(signed, threshold):
+    for left, right in alike(signed, settings.holdout.near_duplicate):
         one, other = root(int(documents[left])), root(int(documents[right]))
         if one != other:
             parent[max(one, other)] = min(one, other)
-    return np.array([root(i) for i in range(count)], np.int32)
+    del signed
+    scratch.unlink(missing_ok=True)
+    while not np.array_equal(above := parent[parent], parent):
+        parent = above
+    return parent

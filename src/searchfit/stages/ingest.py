@@ -7,6 +7,7 @@ and typed when they are copied from the spool. Neither pass holds more than a ba
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -14,11 +15,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from searchfit.cleaning import Cleaner, cut
 from searchfit.config import CleanSettings, Settings, SourceSettings
+from searchfit.distinct import SIZE, Distinct
 from searchfit.errors import SourceError
 from searchfit.languages import Languages
 from searchfit.records import CLEANED, DOCUMENTS, MARKS, METADATA_PREFIX, SEEN, StageResult
@@ -79,13 +82,12 @@ class _Intake:
     tally: Tally = field(default_factory=Tally)
     kinds: dict[str, Kind] = field(default_factory=dict)
     characters: int = 0
-    repeated_texts: int = 0
     marked: bool = False
     languages: Languages = field(default_factory=Languages)
 
     def __post_init__(self) -> None:
-        self._ids: set[bytes] = set()
-        self._texts: set[bytes] = set()
+        self._ids = Distinct()
+        self._texts = array("Q")  # hashes, 8 bytes of each
         self._mine = self.source.columns.names
         self._kind_of = kind_of_text if self.source.reader.untyped else kind_of_value
 
@@ -112,9 +114,9 @@ class _Intake:
         title, text = " ".join(title.split()), "".join(parts)
         if fault := self._text_fault(text):
             return BadRow(row.where, fault)
-        if not _add(self._ids, ident):
+        if not self._ids.add(blake2b(ident.encode(), digest_size=SIZE).digest()):
             return BadRow(row.where, "an id that an earlier row has")
-        self.repeated_texts += not _add(self._texts, text)
+        self._texts.frombytes(blake2b(text.encode(), digest_size=8).digest())
         self.cleaner.count(text)
         self.marked |= bool(told)
         starts = accumulate(map(len, parts))
@@ -160,10 +162,8 @@ class _Intake:
         if self.kinds:
             listed = ", ".join(f"{name} ({_in_words(kind)})" for name, kind in self.kinds.items())
             notes.append(f"metadata that can be filtered on: {listed}")
-        if self.repeated_texts:
-            notes.append(
-                f"{self.repeated_texts} documents have a text that an earlier one has; they are kept"
-            )
+        if repeated := len(self._texts) - len(np.unique(self._texts)):
+            notes.append(f"{repeated} documents have a text that an earlier one has; they are kept")
         notes += self.cleaner.notes()
         if self.tells_language and (said := str(self.languages)):
             notes.append(f"languages: {said}")
@@ -208,13 +208,6 @@ def _id_fault(ident: str) -> str:
     if len(ident) > MAX_ID_CHARS:
         return f"an id longer than {MAX_ID_CHARS} characters"
     return NUL if "\0" in ident else ""
-
-
-def _add(seen: set[bytes], text: str) -> bool:
-    """Whether the text was new; 16 bytes of each are held."""
-    before = len(seen)
-    seen.add(blake2b(text.encode(), digest_size=16).digest())
-    return len(seen) > before
 
 
 def _in_words(kind: Kind) -> str:

@@ -24,9 +24,11 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     if language == "auto":
         step = max(1, pq.ParquetFile(file).metadata.num_rows // _SAMPLE)
         language = detect_language(text for i, text in enumerate(_texts(file)) if i % step == 0)
-    index = KeywordIndex.build(_texts(file), Analyzer(language), settings.keyword.k1, settings.keyword.b)
-    index.save(tools.output / "keyword")
-    return StageResult(counts={"terms": len(index.vocabulary), "language": language})
+    options = settings.keyword
+    terms = KeywordIndex.write(
+        tools.output / "keyword", _texts(file), Analyzer(language), options.k1, options.b
+    )
+    return StageResult(counts={"terms": terms, "language": language})
 
 
 def _texts(file: Path) -> Iterator[str]:

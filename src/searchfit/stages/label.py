@@ -8,6 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from searchfit.feedback import Lessons, lessons
 from searchfit.records import LABELLED, Drop, LabelledPair, StageResult, encoded_text
 from searchfit.sources.pairs import LabelledPairs, read_pairs
 from searchfit.sources.queries import read_queries
-from searchfit.splits import asked_split, divide
+from searchfit.splits import asked_split, divide, document_splits
 from searchfit.stages import Tools
 from searchfit.training.lessons import ANSWERS
 from searchfit.workspace import write_json, write_table
@@ -53,8 +54,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     training either. Clicks only train: those on held-out documents are left out then. Raises SourceError for
     pairs that cannot be read, WorkspaceError for damaged feedback.
     """
-    ids = pq.read_table(inputs["documents.parquet"], columns=["id"])["id"].to_pylist()
-    told = lessons(settings.feedback, frozenset(ids) if settings.feedback.workspace else ())
+    known = frozenset(_ids(inputs)) if settings.feedback.workspace else frozenset()
+    told = lessons(settings.feedback, known)
     write_json(tools.output / "asked.json", _evaluating(told))
     if not settings.pairs.file and not told.judged and not told.clicked:
         write_table(tools.output / "labelled.parquet", LABELLED.empty_table())
@@ -63,9 +64,9 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     judged = bool(asked.qrels) or told.enough
     measured = {*asked.qrels, *(told.qrels if told.enough else ())}
     test = _Questions((*asked.queries, *told.questions), measured)
-    work = _Work(_Corpus.load(inputs, ids), test)
     found = read_pairs(settings.pairs) if settings.pairs.file else LabelledPairs("", (), (), ())
-    splits = pq.read_table(inputs["holdout.parquet"], columns=["split"])["split"].to_pylist()
+    work = _Work(_Corpus.load(inputs, chain(found, told.judged, told.clicked)), test)
+    splits = document_splits(inputs["holdout.parquet"])
     if settings.pairs.file:
         work.add(found)
     work.add(told.judged)
@@ -125,7 +126,7 @@ class _Work:
                 self.dev.add(_same(pair.query))
             passage, document = self._corpus.find(pair)
             if not pair.text:
-                pair = replace(pair, text=self._corpus.text(passage))  # noqa: PLW2901
+                pair = replace(pair, text=self._corpus.text(passage, document))  # noqa: PLW2901
             if why or may(document):
                 self.rows.append((pair, passage, document))
             else:
@@ -164,13 +165,13 @@ def _heard(told: Lessons) -> dict[str, int]:
 
 
 def _splits(
-    rows: Sequence[tuple[LabelledPair, int, int]], splits: Sequence[str], judged: bool
+    rows: Sequence[tuple[LabelledPair, int, int]], splits: npt.NDArray[np.str_], judged: bool
 ) -> dict[str, str]:
     """The split of each query: a query that any held-out document answers is held out."""
     own: dict[str, str] = {}
     for pair, _, document in rows:
         answered = document >= 0 and pair.label >= ANSWERS
-        mine = splits[document] if answered and not judged else "train"
+        mine = str(splits[document]) if answered and not judged else "train"
         before = own.get(_same(pair.query), "train")
         own[_same(pair.query)] = mine if before == "train" else before
     return own
@@ -281,52 +282,64 @@ class _Questions:
 
 @dataclass(frozen=True, slots=True)
 class _Corpus:
-    """Where texts and ids are in the corpus."""
+    """Where the texts and documents of pairs are in the corpus: the (passage, document) rows of each text by
+    its digest, the row of each document by its id, and by that row the first of its passages and their
+    texts."""
 
-    by_text: dict[bytes, int]
+    by_text: dict[bytes, tuple[int, int]]
     by_id: dict[str, int]
-    starts: npt.NDArray[np.int64]
-    documents: npt.NDArray[np.int32]
-    texts: pa.ChunkedArray
+    passages: dict[int, tuple[int, list[str]]]
 
     @classmethod
-    def load(cls, inputs: Mapping[str, Path], ids: Sequence[str]) -> _Corpus:
-        """Read the passages once; `ids` are those of the documents."""
-        by_text: dict[bytes, int] = {}
-        documents: list[int] = []
-        for title, text, document in _passages(inputs["passages.parquet"]):
+    def load(cls, inputs: Mapping[str, Path], pairs: Iterable[LabelledPair]) -> _Corpus:
+        """Read documents and passages once, keeping what the pairs name."""
+        texts, named = set(), set()
+        for pair in pairs:
+            texts.add(_digest(pair.text))
+            named.add(pair.document_id)
+        by_id = {id_: row for row, id_ in enumerate(_ids(inputs)) if id_ in named}
+        rows = set(by_id.values())
+        by_text: dict[bytes, tuple[int, int]] = {}
+        held: dict[int, tuple[int, list[str]]] = {}
+        for row, (title, text, document) in enumerate(_passages(inputs["passages.parquet"])):
             for form in (text, encoded_text(title, text)):
-                by_text.setdefault(_digest(form), len(documents))
-            documents.append(document)
-        own = np.array(documents, np.int32)
-        starts = np.searchsorted(own, np.arange(len(ids) + 1))
-        texts = pq.read_table(inputs["passages.parquet"], columns=["text"])["text"]
-        return cls(by_text, {id_: row for row, id_ in enumerate(ids)}, starts, own, texts)
+                if (digest := _digest(form)) in texts:
+                    by_text.setdefault(digest, (row, document))
+            if document in rows:
+                held.setdefault(document, (row, []))[1].append(text)
+        return cls(by_text, by_id, held)
 
     def find(self, pair: LabelledPair) -> tuple[int, int]:
         """(passage, document) rows of a pair's text, -1 where it is not in the corpus."""
         document = self.by_id.get(pair.document_id, -1) if pair.document_id else -1
-        if document >= 0:
-            first, last = int(self.starts[document]), int(self.starts[document + 1])
-            if last - first > 1:
-                return first + self._nearest(pair, first, last), document
-            return (first, document) if last > first else (-1, -1)
-        passage = self.by_text.get(_digest(pair.text), -1)
-        return passage, int(self.documents[passage]) if passage >= 0 else -1
+        if document < 0:
+            return self.by_text.get(_digest(pair.text), (-1, -1))
+        first, texts = self.passages.get(document, (-1, []))
+        if not texts:
+            return -1, -1
+        return first + (_nearest(pair, texts) if len(texts) > 1 else 0), document
 
-    def text(self, passage: int) -> str:
-        """The text of a passage."""
-        return str(self.texts[passage].as_py())
+    def text(self, passage: int, document: int) -> str:
+        """The text of a passage that was found by its document's id; "" of none."""
+        first, texts = self.passages.get(document, (0, []))
+        return texts[passage - first] if texts else ""
 
-    def _nearest(self, pair: LabelledPair, first: int, last: int) -> int:
-        """The passage of a document whose words are most like those of the pair's text; where there is none,
-        or it is several passages long, the one that has most of the query's words."""
-        texts = self.texts.slice(first, last - first).to_pylist()
-        there = [set(_same(own).split()) for own in texts]
-        asked, text = set(_same(pair.query).split()), set(_same(pair.text).split())
-        if not text or len(pair.text) > _LONGER * max(map(len, texts)):
-            return int(np.argmax([len(own & asked) for own in there]))
-        return int(np.argmax([len(own & text) / max(1, len(own | text)) for own in there]))
+
+def _nearest(pair: LabelledPair, texts: Sequence[str]) -> int:
+    """Which passage of a document has the words most like those of the pair's text; where there is none, or
+    it is several passages long, the one that has most of the query's words."""
+    there = [set(_same(own).split()) for own in texts]
+    asked, text = set(_same(pair.query).split()), set(_same(pair.text).split())
+    if not text or len(pair.text) > _LONGER * max(map(len, texts)):
+        return int(np.argmax([len(own & asked) for own in there]))
+    return int(np.argmax([len(own & text) / max(1, len(own | text)) for own in there]))
+
+
+def _ids(inputs: Mapping[str, Path]) -> Iterator[str]:
+    """The ids of the documents, in order."""
+    with pq.ParquetFile(inputs["documents.parquet"]) as documents:
+        for batch in documents.iter_batches(4096, columns=["id"]):
+            yield from batch["id"].to_pylist()
 
 
 def _passages(file: Path) -> Iterator[tuple[str, str, int]]:

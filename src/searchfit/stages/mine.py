@@ -37,7 +37,7 @@ from searchfit.mining import (
 from searchfit.prior import blend_engine
 from searchfit.records import StageResult
 from searchfit.search import ArrayCorpus
-from searchfit.splits import pair_splits
+from searchfit.splits import document_splits, pair_splits
 from searchfit.stages import Tools
 from searchfit.teachers import Materials, PassageTexts, judge, load_teacher
 from searchfit.training.lessons import ANSWERS
@@ -64,9 +64,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     """
     folder = tools.output / "mined"
     folder.mkdir(parents=True, exist_ok=True)
-    split = pq.read_table(inputs["holdout.parquet"], columns=["split"])["split"].to_numpy()
     corpus = ArrayCorpus.load(inputs["encoded"], inputs["keyword"])
-    allowed = split[corpus.documents] == "train"
+    allowed = (document_splits(inputs["holdout.parquet"]) == "train")[corpus.documents]
     of_pair = pair_splits(inputs["pairs.parquet"], inputs["holdout.parquet"])
     queries, vectors = _queries(settings, inputs, of_pair)
     school = _School(settings, inputs, tools, corpus, allowed)
@@ -178,7 +177,7 @@ class _School:
             own_scores, scores = self.beside(vectors, texts, own, ranking.rows)
             return scores, own_scores, np.empty((len(texts), 0), np.float32)
         own_scores = self.score(vectors, texts, own[:, None])[:, 0]
-        keyword = self.corpus.keyword_scores(texts).tocsc()[:, negatives].toarray()
+        keyword = self.corpus.keyword_scores(texts, negatives).toarray()
         dense = dense_scores(self.engine, vectors, self.corpus.take(negatives))
         random = self.engine.dense_weight * dense + self.engine.keyword_weight * keyword
         return ranking.scores, own_scores, np.asarray(random, np.float32)

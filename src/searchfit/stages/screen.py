@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -24,6 +25,7 @@ from searchfit.encoders.cross import CrossEncoder, score_pairs
 from searchfit.executors import Portable
 from searchfit.fusion import Rows, Vectors, rank
 from searchfit.keyword import Analyzer
+from searchfit.mining import leg
 from searchfit.prior import blend_engine
 from searchfit.records import PAIRS, SCREENED, Drop, StageResult, encoded_text
 from searchfit.screening import NEAR_DUPLICATE, Sibling, TextScreen, by_passage, is_copy, near_duplicates
@@ -39,6 +41,9 @@ _NO_MODEL = "phrases"
 
 _CHUNK = 1024
 """Queries that a model reads at a time."""
+
+_READ = 1 << 17
+"""Passages whose ids are looked at at a time."""
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
@@ -90,10 +95,7 @@ class _Work:
 
     def __init__(self, settings: Settings, inputs: Mapping[str, Path], tools: Tools, table: pa.Table) -> None:
         self._settings, self._inputs, self._tools, self._table = settings, inputs, tools, table
-        passages = pq.read_table(inputs["passages.parquet"], columns=["id", "document"])
-        own = pc.index_in(table["passage_id"], passages["id"].combine_chunks())
-        self._own: Rows = own.to_numpy().astype(np.int64)
-        self._documents = np.asarray(passages["document"].take(own).to_numpy(), np.int32)
+        self._own, self._documents = _places(inputs["passages.parquet"], table["passage_id"])
         self._ranks = np.zeros(len(table), np.int32)
         self.texts: list[str] = table["text"].to_pylist()
         self.reasons = [""] * len(table)
@@ -139,7 +141,8 @@ class _Work:
         screen = self._settings.screen
         self._tools.progress("looking up queries", 0, len(rows))
         trust = Trust.load(self._inputs["trust.json"])
-        teacher = blend_engine(self._settings.engine, corpus.encoding, trust, "teacher")
+        blend = blend_engine(self._settings.engine, corpus.encoding, trust, "teacher")
+        teacher = leg(blend, screen.legs)
         texts = [self.texts[row] for row in rows]
         ranking = rank([teacher], corpus, vectors, texts, max(k, screen.generic_ties))[0]
         found = np.where(ranking.rows >= 0, corpus.documents[np.maximum(ranking.rows, 0)], -1)
@@ -193,6 +196,23 @@ class _Work:
         write_table(output / "pairs.parquet", pairs.take(pa.array(rows)))
         screened = _table([*known, documents, ranks, pa.array(self.reasons, pa.string())], SCREENED)
         write_table(output / "screened.parquet", screened)
+
+
+def _places(passages: Path, ids: pa.ChunkedArray) -> tuple[Rows, npt.NDArray[np.int32]]:
+    """The (passage, document) rows of passages, by their ids."""
+    names = ids.combine_chunks().dictionary_encode()
+    rows = np.zeros(len(names.dictionary), np.int64)
+    documents = np.zeros(len(names.dictionary), np.int32)
+    start = 0
+    with pq.ParquetFile(passages) as file:
+        for batch in file.iter_batches(_READ, columns=["id", "document"]):
+            place = pc.index_in(batch["id"], names.dictionary)
+            here = np.flatnonzero(place.is_valid().to_numpy(zero_copy_only=False))
+            named = place.drop_null().to_numpy()
+            rows[named], documents[named] = start + here, batch["document"].to_numpy()[here]
+            start += batch.num_rows
+    numbers = names.indices.to_numpy()
+    return rows[numbers], documents[numbers]
 
 
 def _table(columns: Sequence[pa.Array], schema: pa.Schema) -> pa.Table:

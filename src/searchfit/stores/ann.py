@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from searchfit.config import IndexSettings
+from searchfit.mapped import let_go
 from searchfit.stores import Floats, Rows
 
 _TABLE = "vectors"
@@ -93,6 +94,7 @@ def _batches(vectors: Floats) -> pa.RecordBatchReader:
     schema = pa.schema([("place", pa.int64()), ("vector", pa.list_(pa.float32(), size))])
 
     def batch(start: int) -> pa.RecordBatch:
+        let_go(vectors)
         part = _padded(vectors[start : start + _BATCH])
         numbers = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), size)
         places = pa.array(np.arange(start, start + len(part)))
@@ -144,6 +146,7 @@ def _exact(queries: Floats, vectors: Floats) -> Rows:
     names = np.empty((len(queries), 0), np.int64)
     scores = np.empty((len(queries), 0), np.float32)
     for start in range(0, len(vectors), 8 * _BATCH):
+        let_go(vectors)
         found = queries @ vectors[start : start + 8 * _BATCH].T
         names = np.concatenate(
             [names, np.arange(start, start + found.shape[1])[None].repeat(len(found), 0)], 1
