@@ -1,10 +1,12 @@
 """What Ray costs: one actor on a cluster of this machine against this process, on encode and generate.
 
-    python benchmarks/scale.py [--passages 300] [--model minilm] [--batch 32]
+    python benchmarks/scale.py [--passages 600] [--model minilm] [--batch 0] [--stages encode,generate]
 
-Both work on the same batches of --batch passages with one thread. "all" is a stage from its start, with the
-libraries and the model that an actor loads; "after" is what follows its first batch, by passage. The passages
-are the standard library's docstrings. The rows are compared, too.
+Both work on the same batches with one thread; --batch 0 takes those of a fit. "all" is a stage from its
+start, with the libraries and the model that an actor loads; "after" is what follows its first batch, by
+passage. --model tiny is of MiniLM's width and tokenizer with one of its six layers and random weights: batches
+and results have their real bytes, and there is less work to hide what Ray costs. The passages are the
+standard library's docstrings, numbered anew as often as it takes. The rows are compared, too.
 """
 
 from __future__ import annotations
@@ -13,9 +15,12 @@ import argparse
 import contextlib
 import csv
 import os
+import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 
@@ -24,7 +29,7 @@ os.environ.update({"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"})
 import ray
 
 from searchfit.config import Settings, load_settings
-from searchfit.encoders import corpus, load_encoder
+from searchfit.encoders import corpus, load_encoder, locate
 from searchfit.executors import load_executor
 from searchfit.generators import phrases
 from searchfit.pipeline import Fit
@@ -36,7 +41,7 @@ from searchfit.stages import encode as encode_stage
 from searchfit.stages import generate as generate_stage
 from searchfit.workspace import Workspace, digest
 
-WRITES = {encode_stage: "encoded", generate_stage: "queries"}
+WRITES = {"encode": (encode_stage, "encoded"), "generate": (generate_stage, "queries")}
 
 
 def main() -> None:
@@ -44,19 +49,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--passages", type=int, default=300)
+    parser.add_argument("--passages", type=int, default=600)
     parser.add_argument("--model", default="minilm")
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=0)
+    parser.add_argument("--stages", default=",".join(WRITES))
     options = parser.parse_args()
-    corpus._CHUNK = phrases._GROUP = options.batch
+    corpus._CHUNK, phrases._GROUP = options.batch or corpus._CHUNK, options.batch or phrases._GROUP
     with tempfile.TemporaryDirectory(prefix="scale-") as scratch:
         folder = Path(scratch)
-        settings = prepared(folder, options.passages, options.model)
+        model = tiny(folder / "tiny") if options.model == "tiny" else options.model
+        settings = prepared(folder, options.passages, model)
         quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
         ray.init(num_cpus=1, object_store_memory=80 << 20, _node_ip_address="127.0.0.1", **quiet)
         cluster = settings.executor.model_copy(update={"name": "ray", "actors": 1})
         load_encoder(settings.model).encode_queries(["warm"])  # this process's libraries are no cost of Ray
-        for stage, artefact in WRITES.items():
+        for name in options.stages.split(","):
+            stage, artefact = WRITES[name]
             times, made = {}, {}
             for where in (settings.executor, cluster):
                 output = folder / f"{where.name}-{artefact}"
@@ -64,22 +72,51 @@ def main() -> None:
                     tools = Tools(output, executor=executor)
                     times[where.name] = timed(stage, settings, folder / "ws", tools)
                 made[where.name] = digest(output / artefact)
-            told(stage.__name__.rpartition(".")[2], times, made["local"] == made["ray"])
+            told(name, times, made["local"] == made["ray"])
         ray.shutdown()
 
 
-def prepared(folder: Path, count: int, model: str) -> Settings:
+def tiny(folder: Path) -> str:
+    """A model of MiniLM's shape with one layer, of random weights."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import AutoConfig, BertModel
+
+    torch.manual_seed(0)
+    shape = AutoConfig.from_pretrained(locate("minilm"), num_hidden_layers=1)
+    BertModel(shape).save_pretrained(folder / "plain")
+    for file in locate("minilm").glob("*token*.json"):
+        shutil.copy(file, folder / "plain")
+    parts = [Transformer(str(folder / "plain"), max_seq_length=256), Pooling(shape.hidden_size), Normalize()]
+    SentenceTransformer(modules=parts, device="cpu").save(str(folder / "model"))
+    return str(folder / "model")
+
+
+def prepared(folder: Path, passages: int, model: str) -> Settings:
     """A workspace in folder/ws with so many short documents, each a passage, and the keyword index."""
-    texts = (row.values for row in PydocReader("stdlib").rows() if isinstance(row, Row))
-    kept = ((values["id"], values["text"]) for values in texts if 200 < len(str(values["text"])) < 900)
     with (folder / "documents.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["id", "text"])
-        rows.writerows(row for _, row in zip(range(count), kept, strict=False))
-    values = {"source.source": str(folder / "documents.csv"), "model.name": model, "model.precision": "fp32"}
+        rows.writerows(row for _, row in zip(range(passages), docstrings(), strict=False))
+    values = {
+        "source.source": str(folder / "documents.csv"),
+        "model.name": model,
+        "model.precision": "fp32",
+        "generate.max_queries": 100 * passages,  # of every passage
+    }
     settings = load_settings(values=values)
     list(Fit(Workspace(folder / "ws"), settings, until="keyword").run())
     return settings
+
+
+def docstrings() -> Iterator[tuple[str, str]]:
+    """(id, text) of the standard library's docstrings of a passage's length, again and again, each time with
+    another number."""
+    read = [row.values for row in PydocReader("stdlib").rows() if isinstance(row, Row)]
+    kept = [(values["id"], values["text"]) for values in read if 200 < len(str(values["text"])) < 900]
+    for turn in count():
+        yield from ((f"{id_}-{turn}", f"{text} {turn}") for id_, text in kept) if turn else kept
 
 
 def timed(stage: ModuleType, settings: Settings, workspace: Path, tools: Tools) -> tuple[float, float]:

@@ -14,11 +14,12 @@ from searchfit.config import QueriesSettings, Settings, load_settings
 from searchfit.encoders import load_encoder
 from searchfit.encoders.corpus import Encoding
 from searchfit.errors import SearchfitError, SourceError, WorkspaceError
+from searchfit.executors import Portable
 from searchfit.fusion import Ranking, SharedKeywords
 from searchfit.interaction import Questions, rank_words, word_scores
-from searchfit.keyword import KeywordIndex
 from searchfit.metrics import NAMES, check_metrics, means, score_ranking, write_run
 from searchfit.prior import blend_engine
+from searchfit.ranking import Asked, rank_rounds
 from searchfit.records import Engine
 from searchfit.rerank import first_stage
 from searchfit.rivals import DEPTH, Bench, label, read_rankings, training_vectors, whitened
@@ -159,7 +160,6 @@ def _models(
     bench = Bench(
         workspace.artefact("passages.parquet"),
         keyword,
-        SharedKeywords(KeywordIndex.load(keyword).scores),
         workspace.cache,
         load_settings(workspace.settings_file),
     )
@@ -219,7 +219,9 @@ def system_rankings(
     rankings = list(zip(untuned, ranked, strict=True))
     if whiten:
         learnt = training_vectors(workspace.artefact)
-        rankings += whitened(plain, learnt, texts, vectors, blend.keyword_weight)
+        own, asked = whitened(Portable(lambda: plain), learnt, vectors, blend.keyword_weight)
+        names = [engine.name for engine in own.engines]
+        rankings += zip(names, rank_rounds([own], Asked(texts, [asked]), DEPTH), strict=True)
     if chosen.document_tower:
         rankings = [(system, in_index(corpus, ranking)) for system, ranking in rankings]
     if chosen.query_tower:

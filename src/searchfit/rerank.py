@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from searchfit.config import RerankSettings
 from searchfit.encoders.cross import CrossEncoder, Precision, sigmoid
+from searchfit.executors import LOCAL, Executor, Portable
 from searchfit.fusion import Floats, Ranking, Rows
 from searchfit.interaction import reorder
 from searchfit.records import Engine
@@ -60,12 +61,20 @@ class PairScores:
     """A re-ranker's raw scores of queries with the passages of a corpus. Each pair is read once, however many
     engines ask for it; with a `file`, what was read before a kill is not read again.
 
-    `load` is called when the first pair has to be read; `texts` gives what an encoder sees of passage rows.
-    The file must be a new one for another model or corpus. `read` counts the pairs read, in `seconds`.
+    `load` is called where the executor works, when the first pair has to be read; `texts` gives what an
+    encoder sees of passage rows. The file must be a new one for another model or corpus. `read` counts the
+    pairs read, in `seconds` of whoever read them.
     """
 
-    def __init__(self, load: Callable[[], Reranker], texts: Texts, file: Path | None = None) -> None:
-        self._load, self._texts, self._file = load, texts, file
+    def __init__(
+        self,
+        load: Callable[[], Reranker],
+        texts: Texts,
+        file: Path | None = None,
+        executor: Executor = LOCAL,
+    ) -> None:
+        self._work, self._executor = partial(_raw_scores, Portable(load)), executor
+        self._texts, self._file = texts, file
         self._known: dict[tuple[bytes, int], float] = {}
         self.read, self.seconds = 0, 0.0
         if file is not None and file.exists():
@@ -82,9 +91,7 @@ class PairScores:
             for row in own:
                 if row >= 0 and (key, row) not in self._known:
                     asked[key, row] = query
-        pairs = list(asked)
-        for start in range(0, len(pairs), _PART):
-            self._learn(asked, pairs[start : start + _PART])
+        self._learn(asked)
         return np.array(
             [
                 [self._known[key, row] if row >= 0 else -np.inf for row in own]
@@ -93,23 +100,37 @@ class PairScores:
             np.float32,
         ).reshape(rows.shape)
 
-    @cached_property
-    def _reranker(self) -> Reranker:
-        return self._load()
+    def _learn(self, asked: dict[tuple[bytes, int], str]) -> None:
+        pairs = list(asked)
+        parts = [pairs[start : start + _PART] for start in range(0, len(pairs), _PART)]
+        batches = (
+            ([asked[pair] for pair in part], self._texts(np.array([row for _, row in part], np.int64)))
+            for part in parts
+        )
+        found = self._executor.map_batches(self._work, batches)
+        for part, (scores, seconds) in zip(parts, found, strict=True):
+            self.seconds += seconds
+            self.read += len(part)
+            self._known.update(zip(part, scores.tolist(), strict=True))
+            self._keep()
 
-    def _learn(self, asked: dict[tuple[bytes, int], str], pairs: list[tuple[bytes, int]]) -> None:
-        texts = self._texts(np.array([row for _, row in pairs], np.int64))
-        reranker, started = self._reranker, time.perf_counter()
-        scores = reranker.raw([asked[pair] for pair in pairs], texts)
-        self.seconds += time.perf_counter() - started
-        self.read += len(pairs)
-        self._known.update(zip(pairs, scores.tolist(), strict=True))
+    def _keep(self) -> None:
         if self._file is not None:
             data = io.BytesIO()
             keys = np.frombuffer(b"".join(key for key, _ in self._known), np.uint8).reshape(-1, 8)
             rows = np.array([row for _, row in self._known], np.int64)
             np.savez(data, queries=keys, rows=rows, scores=np.array([*self._known.values()], np.float32))
             write_bytes(self._file, data.getvalue())
+
+
+def _raw_scores(
+    reranker: Portable[Reranker], batches: Iterable[tuple[Sequence[str], Sequence[str]]]
+) -> Iterator[tuple[Floats, float]]:
+    """Work of an executor: `Reranker.raw` of queries with their texts, and the seconds that it took."""
+    for queries, texts in batches:
+        model, started = reranker.model, time.perf_counter()
+        scores = model.raw(queries, texts)
+        yield scores, time.perf_counter() - started
 
 
 def with_reranker(engine: Engine, settings: RerankSettings) -> list[Engine]:

@@ -14,12 +14,14 @@ import numpy.typing as npt
 
 from searchfit.config import ModelSettings, Settings
 from searchfit.encoders import fingerprint, load_encoder
-from searchfit.encoders.corpus import encode_corpus
+from searchfit.encoders.batched import BatchedEncoder
+from searchfit.encoders.corpus import encode_corpus, encode_passages
 from searchfit.errors import SettingsError, SourceError
-from searchfit.fusion import Block, Corpus, Floats, Ranking, SharedKeywords, Vectors, rank
-from searchfit.interaction import Questions, rank_words, word_scores
+from searchfit.executors import LOCAL, Executor, Portable
+from searchfit.fusion import Block, Corpus, Floats, Ranking, Vectors
 from searchfit.metrics import check_metrics, read_run, trec_order
 from searchfit.prior import untuned_engine
+from searchfit.ranking import Asked, Round, rank_rounds
 from searchfit.records import Engine
 from searchfit.search import ArrayCorpus
 from searchfit.splits import pair_splits
@@ -89,58 +91,64 @@ class WhitenedCorpus:
 
 
 def whitened(
-    corpus: Corpus, trained_on: Vectors, texts: Sequence[str], vectors: Vectors, weight: float
-) -> Iterator[tuple[str, Ranking]]:
-    """Rankings of the questions (q), with vectors (q, d), over vectors whitened by the passages and by the
-    training questions (n, d), alone and with keyword weight `weight`. No answer is looked at."""
+    held: Portable[Any], trained_on: Vectors, vectors: Vectors, weight: float
+) -> tuple[Round, Vectors]:
+    """Engines over the vectors of a corpus, whitened by its passages and by the training questions (n, d),
+    alone and with keyword weight `weight`, and the whitened vectors of questions (q, d). No answer is looked
+    at."""
+    corpus = held.model
     step = max(1, -(-corpus.count // _FITTED))
     # Of a block only the passages that are of the sample are copied.
     sample = np.concatenate([block.passages[-block.start % step :: step] for block in corpus.blocks(_BLOCK)])
     few = trained_on[: len(sample)]  # not more questions than passages
     whitening = Whitening.fit(np.concatenate([sample, few]) if len(few) else sample)
-    engines = [
+    engines = (
         Engine("whitened dense", units="passage", keyword_weight=0.0),
         Engine("whitened blend", units="passage", keyword_weight=weight),
-    ]
-    asked = whitening(vectors)
-    for engine in engines:  # one by one, for without keywords many more questions are ranked at once
-        yield engine.name, rank([engine], WhitenedCorpus(corpus, whitening), asked, texts, DEPTH)[0]
+    )
+    return Round(Portable(partial(_whitened, held, whitening)), engines), whitening(vectors)
+
+
+def _whitened(held: Portable[Any], whitening: Whitening) -> WhitenedCorpus:
+    return WhitenedCorpus(held.model, whitening)
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What other models are compared on: the passages, the keyword index and what it scored, where encodings
-    are kept from run to run, the settings (engine, model), and whom to tell of progress."""
+    """What other models are compared on: the passages, the keyword index, where encodings are kept from run
+    to run, the settings (engine, model), whom to tell of progress, and who works on batches."""
 
     passages: Path
     keyword: Path
-    shared: SharedKeywords
     cache: Path
     settings: Settings
     told: Told | None = None
+    executor: Executor = LOCAL
 
     def rankings(self, name: str, texts: Sequence[str]) -> Iterator[tuple[str, Ranking]]:
         """Rankings of the questions by a model, alone and as an engine. The corpus is encoded once: a kill or
         another run goes on with what is there. Raises ModelError for a model that cannot be loaded."""
         own = self.settings.model
         model = ModelSettings(name=name, device=own.device, precision=own.precision)
-        encoder = load_encoder(model)
+        portable = Portable(partial(load_encoder, model))
+        encoder, batched = portable.model, BatchedEncoder.of(portable, self.executor)
         mark = f"{fingerprint(model)} {encoder.bf16} {digest(self.passages)}"
         folder = self.cache / hashlib.blake2b(mark.encode(), digest_size=8).hexdigest()
         if not (folder / "info.json").exists():
             told = partial(self.told, f"encode with {label(name)}") if self.told else _silent
-            encode_corpus(encoder, self.passages, folder, told)
-        corpus = ArrayCorpus.load(folder, self.keyword)
+            encode = partial(self.executor.map_batches, partial(encode_passages, portable))
+            encode_corpus(encoder, self.passages, folder, told, encode)
+        held = Portable(partial(ArrayCorpus.load, folder, self.keyword))
+        corpus = held.model
         if not (folder / "trust.json").exists():
-            gauge(encoder, corpus, self.passages, self.settings.seed).save(folder / "trust.json")
+            gauge(batched, corpus, self.passages, self.settings.seed).save(folder / "trust.json")
         trust = Trust.load(folder / "trust.json")
         engine = untuned_engine(self.settings.engine, corpus.encoding, trust, f"{label(name)} engine")
         dense = replace(engine.vectors_alone(f"{label(name)} dense"), units="passage")
-        vectors, tokens = encoder.encode_questions(texts)
-        engines = [dense, engine]
-        asked = Questions(texts, vectors, word_scores(corpus, corpus.words, texts, tokens))
-        ranked = rank_words(engines, self.shared.over(corpus), asked, DEPTH)
-        for one, ranking in zip(engines, ranked, strict=True):
+        vectors, tokens = batched.encode_questions(texts)
+        wanted = Round(held, (dense, engine), 0.0)
+        ranked = rank_rounds([wanted], Asked(texts, [vectors], {0.0: tokens}), DEPTH, executor=self.executor)
+        for one, ranking in zip(wanted.engines, ranked, strict=True):
             yield one.name, ranking
 
 

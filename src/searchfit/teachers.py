@@ -19,13 +19,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from searchfit.config import ModelSettings
 from searchfit.encoders import fingerprint, load_encoder, model_digest
+from searchfit.encoders.batched import BatchedEncoder
 from searchfit.encoders.cross import CrossEncoder, score_pairs
 from searchfit.errors import SettingsError
 from searchfit.executors import LOCAL, Executor, Portable
@@ -35,9 +36,6 @@ from searchfit.mining import Taking, score_rows
 from searchfit.records import Engine, encoded_text
 from searchfit.significance import Comparison, compare
 from searchfit.workspace import digest, write_json
-
-if TYPE_CHECKING:
-    from searchfit.encoders.sentence import SentenceEncoder
 
 _PAIRS = 65_536  # pairs whose texts or vectors are held at once
 _SCORED = 2048  # pairs that a cross-encoder reads at a time
@@ -67,7 +65,7 @@ class Materials:
     """What teachers are made from: the corpus in arrays with its passages.parquet (row i of both is the same
     passage) and the folder of its keyword index; the untuned engine, its model and `encode`, queries (q) to
     vectors (q, d), which may look up what was encoded before. `folder` keeps the vectors of other models,
-    `executor` lets cross-encoders score."""
+    `executor` works on the batches of all models but the engine's own."""
 
     corpus: Taking
     passages: Path
@@ -112,7 +110,7 @@ def _load(name: str, materials: Materials) -> Teacher:
         settings = ModelSettings(
             name=model, device=materials.model.device, precision=materials.model.precision
         )
-        return BiEncoderTeacher(settings, materials.passages, materials.folder)
+        return BiEncoderTeacher(settings, materials.passages, materials.folder, materials.executor)
     raise SettingsError(f"no teacher is called {name!r}.", f"There are: {_KINDS}.")
 
 
@@ -183,22 +181,21 @@ class BiEncoderTeacher:
     """Another embedding model as a teacher, by its own similarity, cosine or dot product. Passages are
     encoded once, into a file that is mapped; killed, it goes on where it stopped."""
 
-    def __init__(self, settings: ModelSettings, passages: Path, folder: Path) -> None:
+    def __init__(
+        self, settings: ModelSettings, passages: Path, folder: Path, executor: Executor = LOCAL
+    ) -> None:
         """`settings` names the model, `passages` is passages.parquet, `folder` takes the vectors. Raises
         ModelError when the model is not to be had."""
         self.name = f"bi-encoder:{settings.name}"
         self._settings, self._passages, self._folder = settings, passages, folder
         self._model = fingerprint(settings)
+        self._encoder = BatchedEncoder.of(Portable(partial(load_encoder, settings)), executor)
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the model's files, its prompts and precision, and the passages."""
         precise = f"{self._settings.precision} {self._settings.device}"
         return _hash("bi-encoder", self._model, precise, digest(self._passages))
-
-    @cached_property
-    def _encoder(self) -> SentenceEncoder:
-        return load_encoder(self._settings)
 
     @cached_property
     def vectors(self) -> Vectors:
@@ -208,10 +205,11 @@ class BiEncoderTeacher:
         mark = file.with_suffix(".json")
         target = _open(file, (texts.count, self._encoder.dimension))
         done = json.loads(mark.read_text())["passages"] if mark.exists() else 0
-        for start, batch in texts.batches(done):
-            target[start : start + len(batch)] = self._encoder.encode_documents(batch)
+        for vectors in self._encoder.encode_documents(batch for _, batch in texts.batches(done)):
+            start, done = done, done + len(vectors)
+            target[start:done] = vectors
             target.flush()
-            write_json(mark, {"passages": start + len(batch)})
+            write_json(mark, {"passages": done})
         return target
 
     def scores(self, texts: Sequence[str], rows: Rows) -> Floats:

@@ -29,6 +29,7 @@ from searchfit.search import ArrayCorpus
 from searchfit.workspace import write_json
 
 if TYPE_CHECKING:
+    from searchfit.encoders.batched import BatchedEncoder
     from searchfit.encoders.sentence import SentenceEncoder
 
 _QUESTIONS = 128
@@ -84,7 +85,7 @@ class _Question:
     spans: list[tuple[int, int]]
 
 
-def gauge(encoder: SentenceEncoder, corpus: ArrayCorpus, passages: Path, seed: int) -> Trust:
+def gauge(encoder: SentenceEncoder | BatchedEncoder, corpus: ArrayCorpus, passages: Path, seed: int) -> Trust:
     """What a corpus tells of its model; `passages` is its passages.parquet. Of few passages of three
     sentences or more only the pieces tell."""
     asked = list(_questions(corpus, passages, seed))

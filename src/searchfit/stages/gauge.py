@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from searchfit.config import Settings
 from searchfit.encoders import load_encoder
+from searchfit.encoders.batched import BatchedEncoder
+from searchfit.executors import Portable
 from searchfit.records import StageResult
 from searchfit.search import ArrayCorpus
 from searchfit.stages import Tools
@@ -19,7 +22,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     """Write trust.json, see trust.Trust. Raises ModelError when the model cannot be loaded."""
     tools.progress("gauge", 0, 1)
     corpus = ArrayCorpus.load(inputs["encoded"], inputs["keyword"])
-    trust = gauge(load_encoder(settings.model), corpus, inputs["passages.parquet"], settings.seed)
+    encoder = BatchedEncoder.of(Portable(partial(load_encoder, settings.model)), tools.executor)
+    trust = gauge(encoder, corpus, inputs["passages.parquet"], settings.seed)
     trust.save(tools.output / "trust.json")
     notes = []
     if trust.factor > 1 and trust.model:

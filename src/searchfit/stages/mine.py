@@ -8,9 +8,9 @@ never trained on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 
 from searchfit.config import Settings
 from searchfit.encoders import load_encoder
-from searchfit.encoders.sentence import SentenceEncoder
-from searchfit.fusion import Floats, Ranking, Rows, Vectors, dense_scores, rank
+from searchfit.encoders.batched import BatchedEncoder
+from searchfit.executors import Portable
+from searchfit.fusion import Floats, Ranking, Rows, Vectors, dense_scores
 from searchfit.mining import (
     Flags,
     Known,
@@ -35,7 +36,8 @@ from searchfit.mining import (
     score_rows,
 )
 from searchfit.prior import blend_engine
-from searchfit.records import StageResult
+from searchfit.ranking import Asked, Round, rank_rounds
+from searchfit.records import Engine, StageResult
 from searchfit.search import ArrayCorpus
 from searchfit.splits import document_splits, pair_splits
 from searchfit.stages import Tools
@@ -64,14 +66,14 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     """
     folder = tools.output / "mined"
     folder.mkdir(parents=True, exist_ok=True)
-    corpus = ArrayCorpus.load(inputs["encoded"], inputs["keyword"])
-    allowed = (document_splits(inputs["holdout.parquet"]) == "train")[corpus.documents]
+    held = Portable(partial(ArrayCorpus.load, inputs["encoded"], inputs["keyword"]))
+    allowed = (document_splits(inputs["holdout.parquet"]) == "train")[held.model.documents]
     of_pair = pair_splits(inputs["pairs.parquet"], inputs["holdout.parquet"])
-    queries, vectors = _queries(settings, inputs, of_pair)
-    school = _School(settings, inputs, tools, corpus, allowed)
+    school = _School(settings, inputs, tools, held, allowed)
+    queries, vectors = _queries(settings, inputs, of_pair, school.encoder)
     texts, own = queries["text"].to_pylist(), queries["passage"].to_numpy().astype(np.int64)
     tools.progress("mine", 0, len(texts))
-    notes = school.examine(of_pair, tools)
+    notes = school.examine(of_pair)
     ranking, negatives = school.candidates(vectors, texts), school.random()
     scores, own_scores, negative_scores = school.scores(vectors, texts, ranking, own, negatives)
     hard = school.hard(vectors, texts, own, (ranking, scores), own_scores)
@@ -113,33 +115,39 @@ class _School:
         settings: Settings,
         inputs: Mapping[str, Path],
         tools: Tools,
-        corpus: ArrayCorpus,
+        held: Portable[ArrayCorpus],
         allowed: Flags,
     ) -> None:
         self.mine, self.seed, self.inputs = settings.mine, settings.seed, inputs
-        self.corpus, self.allowed = corpus, allowed
+        self.corpus, self.allowed = held.model, allowed
+        self.held, self.tools = held, tools
         self.engine = blend_engine(
-            settings.engine, corpus.encoding, Trust.load(inputs["trust.json"]), "teacher"
+            settings.engine, self.corpus.encoding, Trust.load(inputs["trust.json"]), "teacher"
         )
         self.texts = PassageTexts(inputs["passages.parquet"])
         self.blend = settings.mine.teacher == "blend"
-        encode = _Encode(settings)
+        self.encoder = BatchedEncoder.of(Portable(partial(load_encoder, settings.model)), tools.executor)
         self.teacher = load_teacher(
             settings.mine.teacher,
             Materials(
-                corpus,
+                self.corpus,
                 inputs["passages.parquet"],
                 inputs["keyword"],
                 self.engine,
                 settings.model,
-                encode,
+                self.encoder.encode_queries,
                 tools.output / "teachers",
                 tools.executor,
             ),
         )
-        self.encode = encode
 
-    def examine(self, of_pair: npt.NDArray[np.str_], tools: Tools) -> tuple[str, ...]:
+    def rank(self, engine: Engine, vectors: Vectors, texts: list[str], k: int, allowed: Flags) -> Ranking:
+        """The best of the allowed passages of each query."""
+        asked, told = Asked(texts, [vectors]), partial(self.tools.progress, "mine")
+        (found,) = rank_rounds([Round(self.held, (engine,))], asked, k, allowed, self.tools.executor, told)
+        return found
+
+    def examine(self, of_pair: npt.NDArray[np.str_]) -> tuple[str, ...]:
         """Compare a teacher that the user named with the student, the untuned vectors, on dev questions."""
         if self.blend:
             return ()
@@ -147,11 +155,11 @@ class _School:
         dev = np.flatnonzero(of_pair == "dev")
         dev = np.sort(np.random.default_rng(self.seed).permutation(dev)[:_DEV_QUERIES])
         texts, own = pairs["text"].take(dev).to_pylist(), pairs["passage"].to_numpy()[dev]
-        tools.progress("examine the teacher", 0, len(texts))
+        self.tools.progress("examine the teacher", 0, len(texts))
         vectors = np.load(self.inputs["pair_vectors.npy"])[dev]
         width = min(self.mine.candidates, self.corpus.count)
         everything = np.ones(self.corpus.count, bool)
-        rows = rank([self.engine], self.corpus, vectors, texts, width, everything)[0].rows
+        rows = self.rank(self.engine, vectors, texts, width, everything).rows
         student = replace(self.engine, keyword_weight=0.0)
         scores = score_rows(student, self.corpus, vectors, texts, rows)
         verdict = judge(self.teacher, texts, rows, scores, rows == own[:, None], self.seed)
@@ -161,7 +169,7 @@ class _School:
     def candidates(self, vectors: Vectors, texts: list[str]) -> Ranking:
         """The best training passages of each query by the blend."""
         width = min(self.mine.candidates, int(self.allowed.sum()))
-        return rank([self.engine], self.corpus, vectors, texts, width, self.allowed)[0]
+        return self.rank(self.engine, vectors, texts, width, self.allowed)
 
     def random(self) -> Rows:
         """Training passages drawn by chance. Only the blend can score so many for every query."""
@@ -209,7 +217,7 @@ class _School:
         width = min(mine.depth + 1, int(self.allowed.sum()))
         ranking, scores = taught
         if mine.legs != "both" or width > ranking.rows.shape[1]:
-            ranking = rank([engine], self.corpus, vectors, texts, width, self.allowed)[0]
+            ranking = self.rank(engine, vectors, texts, width, self.allowed)
             own_scores, scores = self.beside(vectors, texts, own, ranking.rows)
         own_ranked = score_rows(engine, self.corpus, vectors, texts, own[:, None])[:, 0]
         known = Known(texts, own[:, None], own_ranked, scores, own_scores)
@@ -228,22 +236,8 @@ class _School:
         return choose_negatives(ranking, known, Pool(self.allowed, number_texts(everything)), options)
 
 
-class _Encode:
-    """Queries to untuned vectors; the model loads when it is first needed."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._model = settings.model
-
-    def __call__(self, texts: Sequence[str]) -> Vectors:
-        return self._encoder.encode_queries(texts)
-
-    @cached_property
-    def _encoder(self) -> SentenceEncoder:
-        return load_encoder(self._model)
-
-
 def _queries(
-    settings: Settings, inputs: Mapping[str, Path], of_pair: npt.NDArray[np.str_]
+    settings: Settings, inputs: Mapping[str, Path], of_pair: npt.NDArray[np.str_], encoder: BatchedEncoder
 ) -> tuple[pa.Table, Vectors]:
     """The training queries (MINED) and their untuned vectors: generated ones, at most `mine.max_queries`, and
     all of the user's whose answer is in the corpus."""
@@ -264,7 +258,7 @@ def _queries(
     ]
     vectors = np.load(inputs["pair_vectors.npy"])[rows]
     if len(theirs):
-        asked = load_encoder(settings.model).encode_queries(theirs["query"].to_pylist())
+        asked = encoder.encode_queries(theirs["query"].to_pylist())
         vectors = np.concatenate([vectors, asked])
     return pa.table(columns, schema=MINED), vectors
 

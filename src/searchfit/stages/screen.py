@@ -23,10 +23,11 @@ from searchfit.config import ScreenSettings, Settings
 from searchfit.encoders import encode_queries, load_encoder
 from searchfit.encoders.cross import CrossEncoder, score_pairs
 from searchfit.executors import Portable
-from searchfit.fusion import Rows, Vectors, rank
+from searchfit.fusion import Rows, Vectors
 from searchfit.keyword import Analyzer
 from searchfit.mining import leg
 from searchfit.prior import blend_engine
+from searchfit.ranking import Asked, Round, rank_rounds
 from searchfit.records import PAIRS, SCREENED, Drop, StageResult, encoded_text
 from searchfit.screening import NEAR_DUPLICATE, Sibling, TextScreen, by_passage, is_copy, near_duplicates
 from searchfit.search import ArrayCorpus
@@ -56,13 +57,14 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
 
     table = ds.dataset(inputs["queries"], format="parquet").to_table().sort_by("id")
     work = _Work(settings, inputs, tools, table)
-    corpus = ArrayCorpus.load(inputs["encoded"], inputs["keyword"])
+    held = Portable(partial(ArrayCorpus.load, inputs["encoded"], inputs["keyword"]))
+    corpus = held.model
     analyzer = corpus.keyword.analyzer
     copies = work.read(analyzer)
     looked = work.left()
     vectors = work.vectors(looked, corpus.passages.shape[1])
     k = round_trip_depth(settings.screen, len(np.unique(corpus.documents)))
-    work.look_up(corpus, vectors, looked, k)
+    work.look_up(held, vectors, looked, k)
     kept = np.isin(looked, work.left())
     texts = [work.texts[row] for row in looked[kept]]
     repeated = near_duplicates(texts, vectors[kept], analyzer, settings.screen.near_duplicate)
@@ -134,17 +136,19 @@ class _Work:
         found = self._tools.executor.map_batches(encode, batches)
         return np.concatenate([np.empty((0, dimension), np.float32), *found])
 
-    def look_up(self, corpus: ArrayCorpus, vectors: Vectors, rows: Rows, k: int) -> None:
+    def look_up(self, held: Portable[ArrayCorpus], vectors: Vectors, rows: Rows, k: int) -> None:
         """Drop rows (n), with vectors (n, d), whose own document is not among the teacher's first k, and
         those that many documents answer equally well. In a small corpus the top is the whole corpus, so
         nothing is generic there."""
-        screen = self._settings.screen
-        self._tools.progress("looking up queries", 0, len(rows))
+        screen, corpus, tools = self._settings.screen, held.model, self._tools
+        told = partial(tools.progress, "looking up queries")
+        told(0, len(rows))
         trust = Trust.load(self._inputs["trust.json"])
         blend = blend_engine(self._settings.engine, corpus.encoding, trust, "teacher")
         teacher = leg(blend, screen.legs)
         texts = [self.texts[row] for row in rows]
-        ranking = rank([teacher], corpus, vectors, texts, max(k, screen.generic_ties))[0]
+        asked, width = Asked(texts, [vectors]), max(k, screen.generic_ties)
+        (ranking,) = rank_rounds([Round(held, (teacher,))], asked, width, None, tools.executor, told)
         found = np.where(ranking.rows >= 0, corpus.documents[np.maximum(ranking.rows, 0)], -1)
         hits = found[:, :k] == self._documents[rows][:, None]
         ranks = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0).astype(np.int32)
