@@ -53,7 +53,8 @@ FLOORS = (
     *("markup", "saving", "cleaning"),
     "mining",
     *("legs", "semantic", "interaction", "fusion"),
-    *("metrics", "similarity", "significance", "journal", "workspace", "config", "toml", "records", "errors"),
+    *("metrics", "similarity", "significance", "journal", "workspace", "mirror", "places"),
+    *("layout", "writing", "config", "toml", "records", "errors"),
 )
 
 # Rooms whose files are strangers to each other: only their own __init__ may be shared.

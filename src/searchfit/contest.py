@@ -99,7 +99,8 @@ def _conclude(root: Workspace, names: dict[str, str], settings: Settings) -> Non
     ]
     rows.sort(key=lambda row: -(row["test"] if isinstance(row["test"], float) else 0.0))
     for run in runs:
-        link_tree(root.path / "runs" / run.name / "models" / "tuned", root.path / "models" / run.name)
+        made = Workspace(root.path / "runs" / run.name).artefact("models/tuned")
+        link_tree(made, root.path / "models" / run.name)
     served = Workspace(root.path / "runs" / winner.name).served()
     if served is not None:
         index = f"runs/{winner.name}/{served['index']}"
