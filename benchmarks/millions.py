@@ -35,7 +35,7 @@ from searchfit.keyword import function_words
 from searchfit.recipe import STAGES
 from searchfit.records import Engine
 from searchfit.stages import Tools
-from searchfit.workspace import link_tree, size, write_json
+from searchfit.writing import link_tree, size, write_json
 
 MEASURED = ("ingest", "split", "keyword", "gauge", "generate", "screen", "holdout", "label", "index")
 WORDS = 300_000

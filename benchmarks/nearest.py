@@ -23,7 +23,7 @@ import numpy as np
 
 from searchfit.stores.ann import Ann, Tuned
 from searchfit.stores.segment import Segment
-from searchfit.workspace import size
+from searchfit.writing import size
 
 K = 10
 RECALL = 0.98

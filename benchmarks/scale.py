@@ -39,7 +39,8 @@ from searchfit.sources.rows import Row
 from searchfit.stages import Tools
 from searchfit.stages import encode as encode_stage
 from searchfit.stages import generate as generate_stage
-from searchfit.workspace import Workspace, digest
+from searchfit.workspace import Workspace
+from searchfit.writing import digest
 
 WRITES = {"encode": (encode_stage, "encoded"), "generate": (generate_stage, "queries")}
 

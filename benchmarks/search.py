@@ -32,7 +32,7 @@ from searchfit.records import encoded_text
 from searchfit.search import Searcher, open_searcher
 from searchfit.stores.building import build, vector_array
 from searchfit.stores.corpus import StoreCorpus
-from searchfit.workspace import link_tree, size
+from searchfit.writing import link_tree, size
 
 _BATCH = 4096
 _NOISE = 0.5

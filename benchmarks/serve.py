@@ -33,7 +33,8 @@ import numpy as np
 import psutil
 
 from searchfit.search import open_searcher
-from searchfit.workspace import Workspace, write_json
+from searchfit.workspace import Workspace
+from searchfit.writing import write_json
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from object_store import bucket, s3  # noqa: F401 - fixtures
 from server.workspaces import make_workspace  # noqa: F401 - a fixture
 from stores.servers import memory_folder, pinecone, postgres  # noqa: F401 - fixtures
 

@@ -64,11 +64,10 @@ FLOORS = (
         "distinct",
         "mapped",
         "workspace",
-        "config",
-        "toml",
-        "records",
-        "errors",
+        "mirror",
+        "places",
     ),
+    *("layout", "writing", "config", "toml", "records", "errors"),
 )
 
 # Rooms whose files are strangers to each other: only their own __init__ may be shared.

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from searchfit import workspace
+from searchfit import writing
 from searchfit.errors import WorkspaceError
-from searchfit.workspace import FORMAT, Workspace, digest, size, write_bytes, write_json, write_table
+from searchfit.workspace import FORMAT, Workspace
+from searchfit.writing import digest, size, write_bytes, write_json, write_table
 
 HOLDER = """
 import sys
@@ -164,6 +165,6 @@ def test_publishing_replaces_files_and_folders(tmp_path: Path) -> None:
 
 def test_the_parent_folder_of_a_write_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
-    monkeypatch.setattr(workspace, "_sync_folder", synced.append)
+    monkeypatch.setattr(writing, "sync_folder", synced.append)
     write_bytes(tmp_path / "f", b"x")
     assert synced == [tmp_path]

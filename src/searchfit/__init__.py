@@ -40,7 +40,7 @@ def fit(
     """
     from searchfit.config import effort_values, load_settings
     from searchfit.pipeline import Fit
-    from searchfit.workspace import Workspace
+    from searchfit.workspace import Workspace, located
 
     columns = [text] if isinstance(text, str) and text else list(text)
     values = {
@@ -54,7 +54,7 @@ def fit(
         **(settings or {}),
     }
     for _ in Fit(
-        Workspace(Path(workspace)), load_settings(values=values), command="searchfit.fit(...)"
+        Workspace(located(workspace)), load_settings(values=values), command="searchfit.fit(...)"
     ).run():
         pass
     return open(workspace)
@@ -63,8 +63,9 @@ def fit(
 def open(workspace: str | Path) -> Searcher:
     """Open the search engine of a workspace for reading. Raises WorkspaceError when there is none."""
     from searchfit.search import open_searcher
+    from searchfit.workspace import located
 
-    return open_searcher(Path(workspace))
+    return open_searcher(located(workspace))
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,7 @@ from searchfit.keyword import KeywordIndex
 from searchfit.records import DOCUMENTS, METADATA_PREFIX, PLACE, encoded_text
 from searchfit.search import ArrayCorpus, Searcher
 from searchfit.stages import Progress, Tools, ingest, split
-from searchfit.workspace import write_table
+from searchfit.writing import write_table
 
 if TYPE_CHECKING:
     from searchfit.stores.versions import Opened

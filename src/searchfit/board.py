@@ -14,7 +14,7 @@ from searchfit.fusion import Rows
 from searchfit.metrics import means, score_ranking
 from searchfit.questions import Questions
 from searchfit.rivals import DEPTH
-from searchfit.workspace import write_table
+from searchfit.writing import write_table
 
 
 class Board:

@@ -16,7 +16,8 @@ from searchfit.config import Settings
 from searchfit.errors import SettingsError
 from searchfit.pipeline import Fit, Step
 from searchfit.significance import compare_by, holm
-from searchfit.workspace import FORMAT, Workspace, link_tree, write_json
+from searchfit.workspace import FORMAT, Workspace
+from searchfit.writing import link_tree, write_json
 
 
 def run_names(models: Sequence[str]) -> dict[str, str]:
@@ -99,7 +100,8 @@ def _conclude(root: Workspace, names: dict[str, str], settings: Settings) -> Non
     ]
     rows.sort(key=lambda row: -(row["test"] if isinstance(row["test"], float) else 0.0))
     for run in runs:
-        link_tree(root.path / "runs" / run.name / "models" / "tuned", root.path / "models" / run.name)
+        made = Workspace(root.path / "runs" / run.name).artefact("models/tuned")
+        link_tree(made, root.path / "models" / run.name)
     served = Workspace(root.path / "runs" / winner.name).served()
     if served is not None:
         index = f"runs/{winner.name}/{served['index']}"

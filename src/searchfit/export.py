@@ -22,7 +22,7 @@ from searchfit.errors import SearchfitError, SettingsError
 from searchfit.records import encoded_text
 from searchfit.saving import asleep, open_new, write_line
 from searchfit.screened import artefact
-from searchfit.workspace import sync_file
+from searchfit.writing import sync_file
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -16,7 +16,7 @@ from searchfit.errors import SettingsError
 from searchfit.journal import Journal
 from searchfit.judgements import JUDGEMENTS, Judgement, Record, settled
 from searchfit.records import LabelledPair
-from searchfit.workspace import digest
+from searchfit.writing import digest
 
 CLICKS = "clicks.jsonl"
 MAX_QUERY_CHARS = 2000

@@ -42,7 +42,8 @@ from searchfit.stores.versions import (
     write_deleted,
     write_version,
 )
-from searchfit.workspace import Workspace, write_table
+from searchfit.workspace import Workspace
+from searchfit.writing import write_table
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from searchfit.mapped import let_go
 from searchfit.records import METADATA_PREFIX, PASSAGES, PLACE, SEEN
 from searchfit.search import ArrayCorpus
 from searchfit.stores.building import bits_array, build, vector_array
-from searchfit.workspace import table_writer
+from searchfit.writing import table_writer
 
 CATALOG = pa.schema(
     [

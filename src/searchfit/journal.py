@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from searchfit.errors import WorkspaceError
+from searchfit.layout import MIRROR
 
 MOST_BYTES = 256 << 20
 """Where a journal is full."""
@@ -30,6 +31,12 @@ class Journal:
         full."""
         from filelock import FileLock
 
+        if (self.file.parent / MIRROR).is_dir():
+            raise WorkspaceError(
+                f"{self.file.name} cannot be kept in a workspace in an object store: no line can be "
+                "added to a file there.",
+                "Make a folder of it, and name that: searchfit download URL FOLDER",
+            )
         line = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "replace")
         try:
             with FileLock(self._lock), self.file.open("ab+") as file:

@@ -163,7 +163,7 @@ def _models(
         workspace.cache,
         load_settings(workspace.settings_file),
     )
-    with workspace.lock():  # two that encode into one folder would spoil it
+    with workspace.lock(here=True):  # two that encode into one folder would spoil it
         for model in models:
             yield from bench.rankings(model, texts)
 

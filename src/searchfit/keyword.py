@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from searchfit.errors import SettingsError, WorkspaceError
 from searchfit.inversion import invert
-from searchfit.workspace import write_json
+from searchfit.writing import write_json
 
 if TYPE_CHECKING:
     import scipy.sparse as sp

@@ -19,7 +19,7 @@ from searchfit.stores.building import ARRAYS, VECTORS, build
 from searchfit.stores.lancedb import LanceStore
 from searchfit.stores.postings import TERMS
 from searchfit.stores.segment import Segment
-from searchfit.workspace import write_table
+from searchfit.writing import write_table
 
 _TERMS = 20_000
 _ALIKE = 4

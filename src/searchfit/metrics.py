@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from searchfit.errors import SettingsError, SourceError
-from searchfit.workspace import write_bytes
+from searchfit.writing import write_bytes
 
 NAMES = ("ndcg@10", "mrr@10", "map", "recall@10", "recall@100")
 """The metrics that are always computed, in the order in which they are shown."""

@@ -28,12 +28,13 @@ from searchfit.config import Settings, to_toml
 from searchfit.errors import SettingsError, WorkspaceError
 from searchfit.executors import Executor, load_executor
 from searchfit.growth import left_behind
+from searchfit.layout import GROWN
 from searchfit.recipe import STAGES, Stage
 from searchfit.records import StageResult
 from searchfit.stages import Progress, Tools, silent
-from searchfit.stores.versions import GROWN, grown_folder
 from searchfit.training.crew import Task, tasks, together
-from searchfit.workspace import FORMAT, Workspace, digest, size, write_bytes
+from searchfit.workspace import FORMAT, Workspace
+from searchfit.writing import digest, size, write_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ class Fit:
         if unmade:
             return key, f"makes {unmade[0]} too"
         for name, made in entry["artefacts"].items():
-            if size(self.workspace.artefact(name)) != made["bytes"]:
+            if self.workspace.size_of(name) != made["bytes"]:
                 return key, f"{name} is missing or damaged"
         return key, ""
 
@@ -174,7 +175,7 @@ class Fit:
         versioned = [name for name in stage.writes if "{key}" in name]
         for number in itertools.count(1):
             name = key[:12] if number == 1 else f"{key[:12]}-{number}"
-            if not any(self.workspace.artefact(place.format(key=name)).exists() for place in versioned):
+            if all(self.workspace.size_of(place.format(key=name)) < 0 for place in versioned):
                 break
         return name
 
@@ -207,6 +208,7 @@ class Fit:
         }
         self.workspace.write_manifest(manifest)
         shutil.rmtree(partial, ignore_errors=True)
+        self.workspace.share()
 
     def _header(self) -> dict[str, Any]:
         return {
@@ -231,11 +233,9 @@ class Fit:
     def _tidy(self) -> None:
         """Remove index versions that nobody can be reading: all but the served one and the one before."""
         served = self._served()
-        places = [path for path in self.workspace.path.glob("index/*") if path.suffix != GROWN]
-        versions = sorted(places, key=lambda path: path.stat().st_mtime)
-        for old in [path for path in versions if f"index/{path.name}" != served][:-1]:
-            shutil.rmtree(old, ignore_errors=True)
-            shutil.rmtree(grown_folder(old), ignore_errors=True)
+        for old in [name for name in self.workspace.versions() if name != served][:-1]:
+            self.workspace.remove(old)
+            self.workspace.remove(old + GROWN)
         shutil.rmtree(self.workspace.path / ".partial", ignore_errors=True)
 
 

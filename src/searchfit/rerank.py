@@ -22,7 +22,7 @@ from searchfit.executors import LOCAL, Executor, Portable
 from searchfit.fusion import Floats, Ranking, Rows
 from searchfit.interaction import reorder
 from searchfit.records import Engine
-from searchfit.workspace import write_bytes
+from searchfit.writing import write_bytes
 
 FOLDER = "reranker"
 """The name of an engine's re-ranker: the folder beside the index that holds its model."""

@@ -34,7 +34,8 @@ from searchfit.stages import Progress, silent
 from searchfit.teachers import PassageTexts
 from searchfit.training.loop import History, Loop, LoopOptions
 from searchfit.training.rerank import Contrasts, RerankCourse
-from searchfit.workspace import Workspace, digest, write_bytes, write_json
+from searchfit.workspace import Workspace
+from searchfit.writing import digest, write_bytes, write_json
 
 CARD = "searchfit.json"
 """In the model's folder: what it was made from and how it did."""

@@ -26,7 +26,7 @@ from searchfit.records import Engine
 from searchfit.search import ArrayCorpus
 from searchfit.splits import pair_splits
 from searchfit.trust import Trust, gauge
-from searchfit.workspace import digest
+from searchfit.writing import digest
 
 if TYPE_CHECKING:
     import scipy.sparse as sp

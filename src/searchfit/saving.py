@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from searchfit.errors import SearchfitError, SettingsError
-from searchfit.workspace import sync_file
+from searchfit.writing import sync_file
 
 if TYPE_CHECKING:
     import pyarrow as pa

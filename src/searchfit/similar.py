@@ -20,7 +20,7 @@ from searchfit.encoders import load_encoder
 from searchfit.errors import SettingsError, WorkspaceError
 from searchfit.fusion import Floats, Rows, Vectors
 from searchfit.search import open_searcher
-from searchfit.workspace import Workspace
+from searchfit.workspace import Workspace, located
 
 if TYPE_CHECKING:
     from searchfit.encoders.sentence import SentenceEncoder
@@ -188,7 +188,8 @@ def similar_passages(
     """
     wanted = Wanted(k, threshold)
     wanted.check()
-    folder = _encoded(Workspace(Path(workspace)))
+    place = Workspace(located(workspace))
+    folder = _encoded(place)
     vectors = np.load(folder / "passages.npy", mmap_mode="r")
     owners: Groups = np.load(folder / "documents.npy")
     if documents:
@@ -197,7 +198,7 @@ def similar_passages(
         pairs = Pairs(starts[pairs.first], starts[pairs.second], pairs.scores)
     else:
         pairs = most_similar(vectors, wanted, None if within else owners, tell)
-    return _told(Path(workspace), pairs, documents)
+    return _told(place, pairs, documents)
 
 
 def _encoded(workspace: Workspace) -> Path:
@@ -226,7 +227,7 @@ def _means(vectors: Vectors, starts: Rows) -> Vectors:
     return means  # sums: their cosines are those of the means
 
 
-def _told(workspace: Path, pairs: Pairs, documents: bool) -> list[Pair]:
+def _told(workspace: Workspace, pairs: Pairs, documents: bool) -> list[Pair]:
     """The pairs with their ids and texts; only the passages that are in one are held."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -234,7 +235,7 @@ def _told(workspace: Path, pairs: Pairs, documents: bool) -> list[Pair]:
     rows = np.unique(np.concatenate([pairs.first, pairs.second]))
     held: dict[int, dict[str, str]] = {}
     start = 0
-    with pq.ParquetFile(workspace / "passages.parquet") as file:
+    with pq.ParquetFile(workspace.artefact("passages.parquet")) as file:
         for batch in file.iter_batches(4096, columns=["id", "document_id", "text"]):
             own = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + batch.num_rows)]
             held |= dict(zip(own.tolist(), batch.take(pa.array(own - start)).to_pylist(), strict=True))
@@ -292,7 +293,7 @@ def _encode(texts: Sequence[str], model: str, workspace: Path | str | None) -> V
 def _model(model: str, workspace: Path | str | None) -> SentenceEncoder:
     if workspace is None:
         return load_encoder(ModelSettings(name=model))
-    place = Workspace(Path(workspace))
+    place = Workspace(located(workspace))
     place.require()
     if place.served() is not None:
         return open_searcher(place.path).encoder

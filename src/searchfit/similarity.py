@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from searchfit.workspace import write_bytes
+from searchfit.writing import write_bytes
 
 Values = npt.NDArray[np.float64]
 

@@ -35,7 +35,7 @@ from searchfit.metrics import score_ranking
 from searchfit.mining import Taking, score_rows
 from searchfit.records import Engine, encoded_text
 from searchfit.significance import Comparison, compare
-from searchfit.workspace import digest, write_json
+from searchfit.writing import digest, write_json
 
 _PAIRS = 65_536  # pairs whose texts or vectors are held at once
 _SCORED = 2048  # pairs that a cross-encoder reads at a time

@@ -26,7 +26,7 @@ from searchfit.interaction import HeldWords, PassageWords, interaction, read_wor
 from searchfit.keyword import KeywordIndex
 from searchfit.records import Engine, Passage, encoded_text
 from searchfit.search import ArrayCorpus
-from searchfit.workspace import write_json
+from searchfit.writing import write_json
 
 if TYPE_CHECKING:
     from searchfit.encoders.batched import BatchedEncoder

@@ -233,7 +233,7 @@ def _home(workspace: Path) -> Workspace:
     place = Workspace(workspace)
     place.require()
     served = place.served()
-    return place if served is None else Workspace(place.artefact(served["index"]).parents[1])
+    return place if served is None else Workspace((place.path / served["index"]).parents[1])
 
 
 def _index(place: Workspace, table: str) -> tuple[Opened | None, str]:

@@ -9,14 +9,15 @@ WORKSPACE/
   ledger.sqlite       every answer of a generator, kept from fit to fit
   cache/              vectors of the corpus by other models, see evaluate.models; may be deleted
   .partial/STAGE/     the work of a stage that has not ended; carried on or thrown away
+  .mirror/            of which workspace in an object store this is the copy here, see mirror
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,105 +25,45 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from searchfit.errors import WorkspaceError
+from searchfit.layout import GROWN, LEDGER, MIRROR
+from searchfit.writing import (
+    size,
+    sync_folder,
+    write_json,
+)
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from searchfit.mirror import Mirror
 
 FORMAT = 1
 """Version of the workspace's layout."""
 
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a kill, finds the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.tmp")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-    _sync_folder(path.parent)
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?=[^/])(.*)", re.DOTALL)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, atomically."""
-    write_bytes(path, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
+def located(name: str | Path) -> Path:
+    """The folder of a workspace: of a path the path itself, of a URL the folder here that mirrors it, with
+    what was put there since. Raises WorkspaceError for a store that cannot hold a workspace or be reached."""
+    found = _URL.fullmatch(str(name))  # a Path has made one slash of two
+    if found is None or found[1] == "file":
+        return Path(str(name).removeprefix("file://"))
+    from searchfit.mirror import Mirror
+
+    url, run = re.subn(r"/runs/([^/]+)/?$", "", f"{found[1]}://{found[2]}")
+    mirror = Mirror.of(url)
+    mirror.pull()
+    return mirror.folder / "runs" / Path(str(name)).name if run else mirror.folder
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write an Arrow table as Parquet, atomically."""
-    with table_writer(path, table.schema) as writer:
-        writer.write_table(table)
+def mirrored(path: Path) -> tuple[Mirror, str] | None:
+    """The mirror that a workspace belongs to and what its names begin with there ("runs/NAME/" for one of
+    several models); None for one that is here alone."""
+    for root in (path, path.parent.parent) if path.parent.name == "runs" else (path,):
+        if (root / MIRROR).is_dir():
+            from searchfit.mirror import Mirror
 
-
-@contextlib.contextmanager
-def table_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """Write a Parquet file part by part, atomically: it is in its place when the context ends without an
-    error."""
-    import pyarrow.parquet as pq
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.tmp")
-    with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
-        yield writer
-    sync_file(beside)
-    os.replace(beside, path)
-    _sync_folder(path.parent)
-
-
-def sync_file(path: Path) -> None:
-    """Force a file's content to disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    with contextlib.suppress(OSError):  # not every file system can sync a folder; the rename stays atomic
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def link_tree(source: Path, target: Path) -> None:
-    """A second name for each file of a folder where the file system can, else a copy: the target stays whole
-    when the source is replaced. A target that is there is replaced."""
-
-    def link(one: str, other: str) -> None:
-        try:
-            os.link(one, other)
-        except OSError:
-            shutil.copy2(one, other)
-
-    beside = target.with_name(f"{target.name}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    shutil.copytree(source, beside, copy_function=link)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(beside, target)
-
-
-def digest(path: Path) -> str:
-    """A hash of a file's content, or of a folder's file names and contents."""
-    total = hashlib.blake2b(digest_size=16)
-    for file in _files(path):
-        total.update(file.relative_to(path).as_posix().encode() + b"\0")
-        with file.open("rb") as handle:
-            while block := handle.read(1 << 22):
-                total.update(block)
-    return total.hexdigest()
-
-
-def size(path: Path) -> int:
-    """Bytes of a file or of all files in a folder; -1 when absent."""
-    if not path.exists():
-        return -1
-    return sum(file.stat().st_size for file in _files(path))
-
-
-def _files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+            return Mirror(root), "" if root == path else f"runs/{path.name}/"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +74,24 @@ class Workspace:
     path: Path
     shared_ledger: Path | None = None
 
+    @property
+    def name(self) -> str:
+        """Its path, or URL, for people."""
+        found = mirrored(self.path)
+        return str(self.path) if found is None else f"{found[0].url}/{found[1]}".rstrip("/")
+
     def artefact(self, name: str) -> Path:
-        """The path of an artefact by its name in the layout."""
+        """The path of an artefact by its name in the layout; from an object store it is fetched first."""
+        if found := mirrored(self.path):
+            found[0].fetch(found[1] + name)
         return self.path / name
+
+    def size_of(self, name: str) -> int:
+        """Bytes of an artefact; -1 where there is none. Nothing is fetched."""
+        here = size(self.path / name)
+        if here < 0 and (found := mirrored(self.path)):
+            return found[0].size(found[1] + name)
+        return here
 
     def partial(self, stage: str) -> Path:
         """Where a stage writes until it ends."""
@@ -154,7 +110,7 @@ class Workspace:
     @property
     def ledger(self) -> Path:
         """What generators have answered, kept from fit to fit."""
-        return self.shared_ledger or self.path / "ledger.sqlite"
+        return self.shared_ledger or self.artefact(LEDGER)
 
     @property
     def cache(self) -> Path:
@@ -165,7 +121,7 @@ class Workspace:
         """Raise WorkspaceError where a file or a foreign folder is in the way."""
         if self.path.is_file():
             raise WorkspaceError(f"{self.path} is a file, not a folder.", "Name another workspace with -o.")
-        ours = self.manifest_file.exists() or (self.path / ".lock").exists()
+        ours = any((self.path / name).exists() for name in ("manifest.json", ".lock", MIRROR))
         if self.path.exists() and not ours and any(self.path.iterdir()):
             raise WorkspaceError(
                 f"{self.path} is not empty and is not a searchfit workspace.",
@@ -184,8 +140,8 @@ class Workspace:
         """Raise WorkspaceError unless this is a workspace."""
         if not self.manifest_file.exists():
             raise WorkspaceError(
-                f"{self.path} is not a searchfit workspace (it has no manifest.json).",
-                f"Make one with: searchfit fit SOURCE -o {self.path}",
+                f"{self.name} is not a searchfit workspace (it has no manifest.json).",
+                f"Make one with: searchfit fit SOURCE -o {self.name}",
             )
 
     def manifest(self) -> dict[str, Any]:
@@ -226,7 +182,7 @@ class Workspace:
         served = self.served()
         if served is None:
             raise WorkspaceError(
-                f"{self.path} has no finished search engine.",
+                f"{self.name} has no finished search engine.",
                 "Run searchfit fit to its end; the same command carries on where it stopped.",
             )
         return self.artefact(served["index"])
@@ -236,10 +192,12 @@ class Workspace:
         write_json(self.manifest_file, manifest)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the right to write. Raises WorkspaceError at once when another process holds it.
+    def lock(self, here: bool = False) -> Iterator[None]:
+        """Hold the right to write, or with `here` to write what stays on this machine. Raises WorkspaceError
+        at once when another process holds it.
 
-        The lock belongs to the process: a killed writer leaves it free.
+        The lock belongs to the process: a killed writer leaves it free. In an object store it is an object;
+        what has changed here is put there when the work inside has ended, see `share`.
         """
         from filelock import FileLock, Timeout
 
@@ -248,17 +206,48 @@ class Workspace:
             lock.acquire()
         except Timeout as error:
             raise WorkspaceError(
-                f"another process is writing to {self.path}.",
+                f"another process is writing to {self.name}.",
                 "Wait for it to end, or name another workspace.",
             ) from error
         try:
-            yield
+            found = None if here else mirrored(self.path)
+            with _writing(found[0]) if found else contextlib.nullcontext():
+                yield
         finally:
             lock.release()
 
+    def share(self) -> None:
+        """Put what is new here where others read it: under the lock, of a workspace in an object store."""
+        if found := mirrored(self.path):
+            from searchfit.mirror.writer import writer
+
+            writer(found[0]).publish()
+
+    def versions(self) -> list[str]:
+        """The index versions, index/NAME, oldest first."""
+        here = [path for path in self.path.glob("index/*") if path.suffix != GROWN]
+        names = [f"index/{path.name}" for path in sorted(here, key=lambda path: path.stat().st_mtime)]
+        if found := mirrored(self.path):
+            there = (one.removeprefix(found[1]) for one in found[0].base.units if one.startswith(found[1]))
+            absent = {one for one in there if one.startswith("index/") and not one.endswith(GROWN)}
+            names = [*sorted(absent.difference(names)), *names]
+        return names
+
+    def remove(self, name: str) -> None:
+        """Remove an artefact, under the lock."""
+        path = self.path / name
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        if found := mirrored(self.path):
+            from searchfit.mirror.writer import writer
+
+            writer(found[0]).remove(found[1] + name)
+
     def publish(self, stage: str, name: str) -> None:
         """Move an artefact from a stage's partial folder to its place, replacing what is there."""
-        made, place = self.partial(stage) / name, self.artefact(name)
+        made, place = self.partial(stage) / name, self.path / name
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.is_dir():
             # A folder cannot be replaced in one step: set the old one aside under a name that the next
@@ -270,4 +259,10 @@ class Workspace:
             shutil.rmtree(aside, ignore_errors=True)
         else:
             os.replace(made, place)
-        _sync_folder(place.parent)
+        sync_folder(place.parent)
+
+
+def _writing(mirror: Mirror) -> contextlib.AbstractContextManager[None]:
+    from searchfit.mirror.writer import writing
+
+    return writing(mirror)

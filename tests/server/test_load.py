@@ -25,7 +25,7 @@ from searchfit.search import Searcher
 from searchfit.server.app import create_app
 from searchfit.server.listening import listen
 from searchfit.server.state import State
-from searchfit.workspace import write_json
+from searchfit.writing import write_json
 
 QUERIES = ["old anchor", "rose hedge", "glacier hut", "cello bow", "signal box", "garlic broth"]
 

@@ -18,7 +18,7 @@ from searchfit.prior import untuned_engine
 from searchfit.records import Engine
 from searchfit.stages import Tools, choose
 from searchfit.trust import Trust
-from searchfit.workspace import write_json, write_table
+from searchfit.writing import write_json, write_table
 
 DENSE = "tuned dense, engine's units"
 TEXTS = ["the rose and the soil", "anchor", "a violin sonata"]

@@ -10,7 +10,7 @@ import pytest
 from searchfit.records import LABELLED
 from searchfit.stages.mine import MINED
 from searchfit.training.lessons import Lesson, Lessons
-from searchfit.workspace import write_table
+from searchfit.writing import write_table
 
 TEXTS = [f"passage {row}" for row in range(10)]
 

@@ -45,7 +45,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-WorkspacePath = Annotated[Path, Argument(metavar="WORKSPACE", help="folder that `searchfit fit` made")]
+
+def workspace_path(name: str) -> Path:
+    """The folder of a workspace that is named by its path or URL."""
+    from searchfit.workspace import located
+
+    return located(name)
+
+
+WorkspacePath = Annotated[
+    Path,
+    Argument(
+        parser=workspace_path, metavar="WORKSPACE", help="folder that `searchfit fit` made, or its s3:// URL"
+    ),
+]
 AsJson = Annotated[bool, Option("--json", help="print JSON")]
 
 

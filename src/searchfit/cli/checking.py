@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from searchfit.cli.app import AsJson, app, console, one_line, progress_bar, say
+from searchfit.cli.app import AsJson, app, console, one_line, progress_bar, say, workspace_path
 from searchfit.cli.options import (
     Config,
     Documents,
@@ -134,7 +134,8 @@ def similar(
     ] = False,
     within: Annotated[bool, Option("--within", help="pairs of passages of one document too")] = False,
     workspace: Annotated[
-        Path | None, Option(help="compare two texts by the model that this workspace serves")
+        Path | None,
+        Option(parser=workspace_path, help="compare two texts by the model that this workspace serves"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -175,7 +176,11 @@ def _pair(pair: Pair) -> str:
 def compare(
     workspaces: Annotated[
         list[Path],
-        Argument(metavar="WORKSPACE WORKSPACE...", help="finished ones; the first is the reference"),
+        Argument(
+            parser=workspace_path,
+            metavar="WORKSPACE WORKSPACE...",
+            help="finished ones; the first is the reference",
+        ),
     ],
     queries: Annotated[
         Path | None, Option(metavar="BEIR_DIR", help="put these judged questions to all of them")

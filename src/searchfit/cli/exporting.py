@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
+from typer import Argument, Option
 
 from searchfit.cli.app import AsJson, WorkspacePath, app
 from searchfit.cli.judging import QueriesFile
@@ -75,3 +75,15 @@ def export(
     else:
         said = "".join(f"{name} {count}, " for name, count in counts.items())
         print(f"{said}files {len(files)}: {named[0]}", file=sys.stderr)
+
+
+@app.command()
+def download(
+    url: Annotated[str, Argument(metavar="URL", help="s3:// URL of a workspace")],
+    folder: Annotated[Path, Argument(metavar="FOLDER", help="folder to make")],
+) -> None:
+    """Make a folder of a workspace in an object store. What is fitted or changed there later stays here."""
+    from searchfit.mirror import download as copy
+
+    copy(url, folder)
+    print(f"{url} is in {folder}", file=sys.stderr)

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from searchfit.cli.app import AsJson, WorkspacePath, app, command_line, console, progress_bar, say
+from searchfit.cli.app import (
+    AsJson,
+    WorkspacePath,
+    app,
+    command_line,
+    console,
+    progress_bar,
+    say,
+    workspace_path,
+)
 from searchfit.cli.options import (
     Computing,
     Config,
@@ -32,7 +41,16 @@ if TYPE_CHECKING:
     from searchfit.workspace import Workspace
 
 
-Output = Annotated[Path, Option("--output", "-o", metavar="WORKSPACE", help="folder to make or carry on")]
+Output = Annotated[
+    Path,
+    Option(
+        "--output",
+        "-o",
+        parser=workspace_path,
+        metavar="WORKSPACE",
+        help="folder to make or carry on, or an s3:// URL",
+    ),
+]
 Again = Annotated[
     str, Argument(metavar="[SOURCE]", help="as for fit; left out, WORKSPACE's own source and settings hold")
 ]
@@ -197,7 +215,7 @@ def _work(output: Path, settings: Settings, run: Run) -> None:
     if run.as_json:
         print(json.dumps([{"stage": s.stage, "why": s.why, "seconds": s.seconds} for s in steps]))
     elif not run.dry_run:
-        _close(workspace.path, steps, run.until)
+        _close(workspace, steps, run.until)
 
 
 def _compare(output: Path, settings: Settings, models: tuple[str, ...], run: Run) -> None:
@@ -252,13 +270,14 @@ def _said(step: Step, dry_run: bool) -> Step:
     return step
 
 
-def _close(path: Path, steps: list[Step], until: str) -> None:
+def _close(workspace: Workspace, steps: list[Step], until: str) -> None:
+    name = workspace.name
     if not any(step.why for step in steps):
-        say(f"{path}: nothing to do, everything is up to date.")
+        say(f"{name}: nothing to do, everything is up to date.")
     if until == "report":
-        say(f"report: {path / 'report.html'}")
-        say(f'next:   searchfit search {path} "your question"')
+        say(f"report: {workspace.artefact('report.html')}")
+        say(f'next:   searchfit search {name} "your question"')
     if until == "split":
-        say(f"next:   searchfit passages {path}")
+        say(f"next:   searchfit passages {name}")
     if until == "screen":
-        say(f"next:   searchfit queries {path}")
+        say(f"next:   searchfit queries {name}")

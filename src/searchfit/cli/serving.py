@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from searchfit.cli.app import app
+from searchfit.cli.app import app, workspace_path
 from searchfit.cli.options import given
 
 if TYPE_CHECKING:
     from searchfit.server.auth import Guard
 
-Workspaces = Annotated[list[Path], Argument(metavar="WORKSPACE...", help="folders that `searchfit fit` made")]
+Workspaces = Annotated[
+    list[Path],
+    Argument(
+        parser=workspace_path,
+        metavar="WORKSPACE...",
+        help="folders that `searchfit fit` made, or their s3:// URLs",
+    ),
+]
 
 
 @app.command()

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from searchfit.config import ModelSettings
 from searchfit.errors import MissingExtraError, ModelError
 from searchfit.executors import Portable
-from searchfit.workspace import digest
+from searchfit.writing import digest
 
 if TYPE_CHECKING:
     from searchfit.encoders.sentence import SentenceEncoder

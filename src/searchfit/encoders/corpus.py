@@ -26,7 +26,7 @@ from searchfit.fusion import Floats, Vectors
 from searchfit.interaction import Bits, HeldWords, PassageWords
 from searchfit.mapped import let_go
 from searchfit.records import encoded_text
-from searchfit.workspace import write_json
+from searchfit.writing import write_json
 
 if TYPE_CHECKING:
     from searchfit.encoders.sentence import SentenceEncoder

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from searchfit.workspace import write_json
+from searchfit.writing import write_json
 
 if TYPE_CHECKING:
     import torch

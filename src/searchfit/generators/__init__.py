@@ -12,7 +12,7 @@ from searchfit.encoders import model_digest
 from searchfit.errors import SettingsError
 from searchfit.executors import LOCAL, Executor
 from searchfit.records import Passage
-from searchfit.workspace import digest
+from searchfit.writing import digest
 
 KINDS = ("phrases", "t5[:MODEL]", "chat:MODEL", "openai:MODEL")
 

@@ -19,7 +19,8 @@ from searchfit.config import Settings
 from searchfit.generators import parts
 from searchfit.preflight.headroom import Headroom
 from searchfit.recipe import STAGES, Stage
-from searchfit.workspace import Workspace, size
+from searchfit.workspace import Workspace
+from searchfit.writing import size
 
 _PER_PASSAGE = {"phrases": 3, "t5": 3}  # queries where the settings do not say; language models write 5
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from searchfit.config import Settings, SourceSettings, SqlSettings
 from searchfit.errors import SettingsError, SourceError
+from searchfit.places import Place, local, unreadable
 from searchfit.sources.columns import choose_columns
 from searchfit.sources.finding import Chooser, split_glob
 from searchfit.sources.folder import FolderReader
 from searchfit.sources.huggingface import DatasetReader
 from searchfit.sources.jsonl import BeirReader
 from searchfit.sources.pair_texts import PairTextsReader
-from searchfit.sources.places import Place, local, unreadable
 from searchfit.sources.pydoc import PydocReader
 from searchfit.sources.rows import BadRow, Columns, Reader, Row, Tally
 from searchfit.sources.sql import SqlReader

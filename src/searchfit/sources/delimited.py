@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from searchfit.errors import SourceError
+from searchfit.places import Place
 from searchfit.sources.files import TOO_LONG, Line, check_file, fingerprint_files, read_lines, record_limit
-from searchfit.sources.places import Place
 from searchfit.sources.rows import BadRow, Columns, Row
 
 WRONG_CELLS = "wrong number of cells"

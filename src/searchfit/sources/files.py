@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from searchfit.errors import SourceError
-from searchfit.sources.places import Place
+from searchfit.places import Place
 
 HEAD_BYTES = 4096
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

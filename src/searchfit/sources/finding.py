@@ -16,8 +16,8 @@ from searchfit.errors import SettingsError
 from searchfit.parsers import UnparsableError, others
 from searchfit.parsers.child import unpacked
 from searchfit.parsers.text import decode
+from searchfit.places import is_glob, is_table, refuse
 from searchfit.sources.files import HEAD_BYTES
-from searchfit.sources.places import is_glob, is_table, refuse
 
 KINDS = {
     ".txt": "text",

@@ -9,8 +9,8 @@ from typing import Any
 
 from searchfit.config import DatasetSettings
 from searchfit.errors import MissingExtraError, SettingsError, SourceError
+from searchfit.places import first_line, local
 from searchfit.sources.files import fingerprint_files
-from searchfit.sources.places import first_line, local
 from searchfit.sources.rows import BadRow, Columns, Row
 
 _SAVED = ("dataset_info.json", "dataset_dict.json")

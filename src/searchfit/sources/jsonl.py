@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from searchfit.errors import SourceError
+from searchfit.places import Place
 from searchfit.sources.files import (
     BAD_UTF8,
     Line,
@@ -18,7 +19,6 @@ from searchfit.sources.files import (
     read_lines,
     record_limit,
 )
-from searchfit.sources.places import Place
 from searchfit.sources.rows import BadRow, Columns, Row
 
 HEAD_ROWS = 1000

@@ -15,11 +15,11 @@ from typing import Any
 
 from searchfit.config import PairsSettings, QueriesSettings
 from searchfit.errors import SourceError
+from searchfit.places import Place, find_places, is_hidden, is_table, local
 from searchfit.records import Drop, LabelledPair, encoded_text
 from searchfit.sources.columns import listed
 from searchfit.sources.files import check_file, fingerprint_files, read_lines, record_limit
 from searchfit.sources.jsonl import BeirReader
-from searchfit.sources.places import Place, find_places, is_hidden, is_table, local
 from searchfit.sources.queries import cell, read_queries, texts_in
 from searchfit.sources.rows import BadRow, Reader, Row, Tally
 from searchfit.sources.tables import open_table

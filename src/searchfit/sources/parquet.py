@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from searchfit.errors import SourceError
+from searchfit.places import Place
 from searchfit.records import MARKS
 from searchfit.sources.files import fingerprint_files
-from searchfit.sources.places import Place
 from searchfit.sources.rows import BadRow, Columns, Row
 
 BATCH_ROWS = 256

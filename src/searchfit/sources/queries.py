@@ -9,11 +9,11 @@ from typing import Any
 
 from searchfit.config import QueriesSettings
 from searchfit.errors import SourceError
+from searchfit.places import Place, find_places, local
 from searchfit.records import Drop
 from searchfit.sources.columns import listed
 from searchfit.sources.files import Line, check_file, fingerprint_files, read_lines, record_limit
 from searchfit.sources.jsonl import JsonlReader
-from searchfit.sources.places import Place, find_places, local
 from searchfit.sources.rows import BadRow, Row, Tally
 from searchfit.sources.tables import open_table
 from searchfit.sources.values import to_text

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from searchfit.config import SourceSettings, SqlSettings
 from searchfit.errors import SettingsError, SourceError
+from searchfit.places import unreadable
 from searchfit.sources.columns import ID_NAMES, listed
 from searchfit.sources.files import BAD_UTF8, fingerprint_files, is_sound
-from searchfit.sources.places import unreadable
 from searchfit.sources.rows import BadRow, Columns, Row
 from searchfit.sources.sql_connection import Database, reason
 from searchfit.sources.values import from_text, kind_of_text, to_text

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from searchfit.config.secrets import options_of, password_of
 from searchfit.errors import MissingExtraError, SourceError
-from searchfit.sources.places import unreadable
+from searchfit.places import unreadable
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine

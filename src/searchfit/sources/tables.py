@@ -10,11 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from searchfit.errors import SourceError
-from searchfit.sources.delimited import DelimitedReader
-from searchfit.sources.files import fingerprint_files
-from searchfit.sources.jsonl import JsonlReader
-from searchfit.sources.parquet import ParquetReader
-from searchfit.sources.places import (
+from searchfit.places import (
     TABLES,
     Place,
     find_places,
@@ -25,6 +21,10 @@ from searchfit.sources.places import (
     local,
     refuse,
 )
+from searchfit.sources.delimited import DelimitedReader
+from searchfit.sources.files import fingerprint_files
+from searchfit.sources.jsonl import JsonlReader
+from searchfit.sources.parquet import ParquetReader
 from searchfit.sources.rows import BadRow, Columns, Reader, Row
 
 KNOWN = ".csv, .tsv, .jsonl or .parquet, all but the last also as .gz, .bz2, .xz or .zst"

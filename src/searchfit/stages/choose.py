@@ -30,7 +30,7 @@ from searchfit.reporting.evidence import Evidence
 from searchfit.rerank import first_stage
 from searchfit.significance import compare_by, holm
 from searchfit.stages import Tools
-from searchfit.workspace import write_bytes, write_json
+from searchfit.writing import write_bytes, write_json
 
 VERSION = 4
 

@@ -35,7 +35,7 @@ from searchfit.stages import Tools
 from searchfit.teachers import PassageTexts
 from searchfit.trust import Trust
 from searchfit.weighing import weigh
-from searchfit.workspace import write_json
+from searchfit.writing import write_json
 
 VERSION = 4
 

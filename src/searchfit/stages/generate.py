@@ -24,7 +24,7 @@ from searchfit.generators.ledger import Entry, Ledger, key
 from searchfit.keyword import KeywordIndex
 from searchfit.records import PASSAGES, QUERIES, Drop, Passage, Query, StageResult
 from searchfit.stages import Tools
-from searchfit.workspace import digest, write_table
+from searchfit.writing import digest, write_table
 
 VERSION = 2
 

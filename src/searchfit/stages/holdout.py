@@ -19,7 +19,7 @@ from searchfit.records import HOLDOUT, StageResult
 from searchfit.shingles import alike, signatures
 from searchfit.splits import JUDGE, divide, judging_generator
 from searchfit.stages import Tools
-from searchfit.workspace import table_writer
+from searchfit.writing import table_writer
 
 VERSION = 1
 

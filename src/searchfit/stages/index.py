@@ -24,7 +24,7 @@ from searchfit.indexing import Material, seen, write_segment
 from searchfit.records import CLEANED, METADATA_PREFIX, Engine, StageResult
 from searchfit.search import ArrayCorpus
 from searchfit.stages import Tools
-from searchfit.workspace import digest, link_tree, write_json
+from searchfit.writing import digest, link_tree, write_json
 
 VERSION = 4
 

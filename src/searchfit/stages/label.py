@@ -24,7 +24,7 @@ from searchfit.sources.queries import read_queries
 from searchfit.splits import asked_split, divide, document_splits
 from searchfit.stages import Tools
 from searchfit.training.lessons import ANSWERS
-from searchfit.workspace import write_json, write_table
+from searchfit.writing import write_json, write_table
 
 VERSION = 4
 

@@ -44,7 +44,7 @@ from searchfit.stages import Tools
 from searchfit.teachers import Materials, PassageTexts, judge, load_teacher
 from searchfit.training.lessons import ANSWERS
 from searchfit.trust import Trust
-from searchfit.workspace import write_table
+from searchfit.writing import write_table
 
 VERSION = 2
 

@@ -18,7 +18,7 @@ from searchfit.encoders.trained import Trained
 from searchfit.executors import Portable
 from searchfit.records import StageResult
 from searchfit.stages import Tools
-from searchfit.workspace import write_json
+from searchfit.writing import write_json
 
 VERSION = 3
 

@@ -18,7 +18,7 @@ from searchfit.reporting.page import page
 from searchfit.reporting.portrait import draw
 from searchfit.reporting.tell import tell
 from searchfit.stages import Tools
-from searchfit.workspace import write_bytes, write_json
+from searchfit.writing import write_bytes, write_json
 
 VERSION = 3
 

@@ -33,7 +33,7 @@ from searchfit.screening import NEAR_DUPLICATE, Sibling, TextScreen, by_passage,
 from searchfit.search import ArrayCorpus
 from searchfit.stages import Tools
 from searchfit.trust import Trust
-from searchfit.workspace import write_table
+from searchfit.writing import write_table
 
 VERSION = 2
 

@@ -26,7 +26,7 @@ from searchfit.errors import SettingsError
 from searchfit.records import PASSAGES, PLACE, Document, Drop, Passage, StageResult, encoded_text
 from searchfit.stages import Tools
 from searchfit.text import cut, sentences, title_part, units
-from searchfit.workspace import sync_file
+from searchfit.writing import sync_file
 
 if TYPE_CHECKING:
     from searchfit.encoders import Tokenizer

@@ -36,7 +36,7 @@ from searchfit.training.lists import Lists
 from searchfit.training.loop import History, Loop, LoopOptions, Measure
 from searchfit.training.towers import Towers, freeze_word_embeddings
 from searchfit.trust import Trust
-from searchfit.workspace import write_bytes
+from searchfit.writing import write_bytes
 
 VERSION = 2
 

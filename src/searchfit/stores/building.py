@@ -19,7 +19,7 @@ from searchfit.stores import Floats, Rows
 from searchfit.stores.ann import Ann
 from searchfit.stores.files import ArrayFile, open_array
 from searchfit.stores.postings import write_postings
-from searchfit.workspace import sync_file, write_json
+from searchfit.writing import sync_file, write_json
 
 FORMAT = 2
 """Version of the folder's layout."""

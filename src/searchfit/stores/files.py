@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from searchfit.errors import WorkspaceError
-from searchfit.workspace import sync_file
+from searchfit.writing import sync_file
 
 REBUILD = "Rebuild it: searchfit fit with --force index."
 

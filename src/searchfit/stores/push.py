@@ -21,7 +21,8 @@ from searchfit.stores.address import Address
 from searchfit.stores.remote import FORMAT, IDENTITY, ROWS_OF, RemoteStore, again, records
 from searchfit.stores.segment import OWN
 from searchfit.stores.versions import open_index
-from searchfit.workspace import Workspace, write_json
+from searchfit.workspace import Workspace
+from searchfit.writing import write_json
 
 ENVIRONMENT = "SEARCHFIT_STORE_URL"
 """The variable whose address, password and all, is taken in place of the one that the workspace keeps."""

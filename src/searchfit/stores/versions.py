@@ -17,14 +17,12 @@ from typing import Any
 import numpy as np
 
 from searchfit.errors import WorkspaceError
+from searchfit.layout import GROWN
 from searchfit.stores import Rows
 from searchfit.stores.files import REBUILD, write_array
 from searchfit.stores.lancedb import LanceStore
 from searchfit.stores.segment import Segment
-from searchfit.workspace import write_json
-
-GROWN = ".grown"
-"""What the name of an index is followed by in that of the folder beside it."""
+from searchfit.writing import write_json
 
 BASE = "."
 """The name of the segment that the fit built."""

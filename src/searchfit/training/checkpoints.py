@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from searchfit.workspace import sync_file, write_json
+from searchfit.writing import sync_file, write_json
 
 if TYPE_CHECKING:
     import torch

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from searchfit.errors import SearchfitError, SettingsError
 from searchfit.training import parallel
 from searchfit.training.checkpoints import State, read_checkpoint, write_checkpoint
-from searchfit.workspace import write_bytes
+from searchfit.writing import write_bytes
 
 if TYPE_CHECKING:
     import torch

@@ -188,7 +188,7 @@ class Pages:
 
         _, served = self._read(http)
         try:
-            data = (served.path / "report.html").read_bytes()
+            data = Workspace(served.path).artefact("report.html").read_bytes()
         except FileNotFoundError as error:
             raise NotThereError("the workspace has no report yet.", "searchfit fit writes it.") from error
         headers = {**_HEADERS, "Content-Security-Policy": _REPORT_POLICY}

@@ -5,11 +5,7 @@ import gzip
 import json
 import lzma
 import os
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,10 +18,10 @@ import pytest
 
 from searchfit.config import PairsSettings, QueriesSettings, Settings, SourceSettings
 from searchfit.errors import MissingExtraError, SourceError
+from searchfit.places import Place
 from searchfit.sources import BadRow, Row, Source, open_source
 from searchfit.sources.files import TOO_LONG
 from searchfit.sources.pairs import read_pairs
-from searchfit.sources.places import Place
 from searchfit.sources.queries import read_queries
 
 CSV = b"id,text\n1,one\n2,two\n"
@@ -213,48 +209,14 @@ def test_what_a_store_cannot_do_is_an_error_of_the_source_and_a_bug_is_not() -> 
                 ask()
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """A bucket of an S3 server on loopback, with keys in the environment."""
-    pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    pytest.importorskip("s3fs", reason="s3fs is not installed")
-    import boto3
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", url.rpartition(":")[2]]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (
-            ("AWS_ENDPOINT_URL", url),
-            ("AWS_ACCESS_KEY_ID", "k"),
-            ("AWS_SECRET_ACCESS_KEY", "s"),
-            ("AWS_DEFAULT_REGION", "us-east-1"),
-        ):
-            patch.setenv(name, value)
-        try:
-            for _ in range(600):
-                try:
-                    urllib.request.urlopen(url, timeout=1).close()
-                    break
-                except OSError:
-                    time.sleep(0.05)  # until it listens
-            client = boto3.client("s3")
-            client.create_bucket(Bucket="corpus")
-            client.put_object(Bucket="corpus", Key="a/one.csv", Body=CSV)
-            client.put_object(Bucket="corpus", Key="a/two.csv", Body=b"id,text\n3,three\n")
-            client.put_object(Bucket="corpus", Key="b.jsonl.zst", Body=PACK[".zst"](b'{"text": "zipped"}\n'))
-            sink = pa.BufferOutputStream()
-            pq.write_table(pa.table({"id": ["1"], "text": ["columns"]}), sink)
-            client.put_object(Bucket="corpus", Key="c.parquet", Body=sink.getvalue().to_pybytes())
-            yield "s3://corpus"
-        finally:
-            server.terminate()
-            server.wait()
-
-
-def test_a_real_s3_protocol(bucket: str) -> None:
+def test_a_real_s3_protocol(s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="a/one.csv", Body=CSV)
+    s3.put_object(Bucket=bucket, Key="a/two.csv", Body=b"id,text\n3,three\n")
+    s3.put_object(Bucket=bucket, Key="b.jsonl.zst", Body=PACK[".zst"](b'{"text": "zipped"}\n'))
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"id": ["1"], "text": ["columns"]}), sink)
+    s3.put_object(Bucket=bucket, Key="c.parquet", Body=sink.getvalue().to_pybytes())
+    bucket = f"s3://{bucket}"
     assert texts(source(f"{bucket}/a/*.csv")) == texts(source(f"{bucket}/a")) == ["one", "two", "three"]
     assert texts(source(f"{bucket}/b.jsonl.zst")) == ["zipped"]
     assert texts(source(f"{bucket}/c.parquet")) == ["columns"]

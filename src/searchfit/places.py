@@ -149,7 +149,7 @@ def asked(place: Place | str, ask: Callable[[], Any], damage: bool = False) -> A
     """What `ask` returns. Raises SourceError for its faults, `damage` of compressed data among them."""
     try:
         return ask()
-    except _faults() as error:
+    except faults() as error:
         if damage and isinstance(error, _DAMAGE):
             raise SourceError(
                 f"{place} is cut off or damaged: {first_line(error)}.", "Write or copy the file again."
@@ -157,7 +157,7 @@ def asked(place: Place | str, ask: Callable[[], Any], damage: bool = False) -> A
         raise unreadable(place, error) from error
 
 
-def _faults() -> tuple[type[Exception], ...]:
+def faults() -> tuple[type[Exception], ...]:
     """What file systems, here and far away, and what unpacks files raise; all else is an error of ours."""
     loaded = ((sys.modules.get(module), names) for module, names in _CLIENTS.items())
     return (*_DAMAGE, *(getattr(module, name) for module, names in loaded if module for name in names))
@@ -165,22 +165,30 @@ def _faults() -> tuple[type[Exception], ...]:
 
 def unreadable(place: Place | Path | str, error: Exception) -> SourceError:
     """The error for a file that cannot be reached."""
+    return SourceError(*explained(place, error))
+
+
+def explained(place: Place | Path | str, error: Exception, doing: str = "read") -> tuple[str, str]:
+    """(message, hint) for a file that cannot be read, or what else was tried with it ("written")."""
     said = first_line(error)
     far = "://" in str(place)
     if isinstance(error, FileNotFoundError):
         hint = "Check the bucket and the key." if far else "Check the spelling and the current folder."
-        return SourceError(f"{place} does not exist.", hint)
+        return f"{place} does not exist.", hint
     if far and _NO_KEYS.search(said + type(error).__name__):
-        return SourceError(
-            f"{place} cannot be read without credentials: {said}.",
+        return (
+            f"{place} cannot be {doing} without credentials: {said}.",
             "Set those of the service in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
             "GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_CONNECTION_STRING), or FSSPEC_S3_ANON=true for "
             "a public bucket.",
         )
     if isinstance(error, PermissionError) or (far and _DENIED.search(said)):
-        hint = "Check what the keys may read." if far else "Check the owner and mode of the file."
-        return SourceError(f"{place} may not be read: permission denied.", hint)
-    return SourceError(f"{place} cannot be read: {getattr(error, 'strerror', '') or said}.")
+        keys = f"Check what the keys may {'read' if doing == 'read' else 'write'}."
+        return (
+            f"{place} may not be {doing}: permission denied.",
+            keys if far else "Check the owner and mode of the file.",
+        )
+    return f"{place} cannot be {doing}: {getattr(error, 'strerror', '') or said}.", ""
 
 
 def refuse(error: OSError) -> NoReturn:
@@ -215,7 +223,7 @@ def find_places(name: str) -> list[Place]:
     """
     if not is_url(name):
         return _here(local(name))
-    remote, path = _file_system(name)
+    remote, path = file_system(name)
     if is_glob(path):
         found = asked(name, partial(remote.glob, path))
     elif asked(name, partial(remote.isfile, path)):
@@ -253,14 +261,16 @@ def _is_hidden_below(file: str, folder: str) -> bool:
     return any(map(is_hidden, PurePosixPath(file.removeprefix(folder)).parts))
 
 
-def _file_system(url: str) -> tuple[Any, str]:
+def file_system(url: str, **options: Any) -> tuple[Any, str]:
+    """The file system (fsspec) of a URL and the path there. Raises SourceError, and MissingExtraError where
+    what the scheme needs is not there."""
     import fsspec
 
     scheme = url.partition("://")[0]
     try:
-        remote = fsspec.filesystem(scheme)
+        remote = fsspec.filesystem(scheme, **options)
     except ImportError as error:
-        raise MissingExtraError(f"reading {scheme}:// URLs", "cloud") from error
-    except _faults() as error:
+        raise MissingExtraError(f"a URL of {scheme}://", "cloud") from error
+    except faults() as error:
         raise unreadable(url, error) from error
     return remote, str(remote._strip_protocol(url))
