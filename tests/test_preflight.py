@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,11 +18,12 @@ from searchfit.config import Settings, load_settings
 from searchfit.errors import SourceError
 from searchfit.pipeline import Fit
 from searchfit.preflight import check
+from searchfit.preflight.cluster import Machines, measure_handling
 from searchfit.preflight.forecast import Probe, Work, forecast
 from searchfit.preflight.headroom import Headroom
 from searchfit.preflight.verdict import judge
 from searchfit.recipe import STAGES
-from searchfit.workspace import Workspace
+from searchfit.workspace import Workspace, size
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,26 @@ def test_a_fit_is_forecast_from_itself(settings: Settings, fitted: Workspace) ->
         if cost.stage not in {"evaluate", "choose", "train"}:  # these depend on what training finds
             assert cost.seconds == pytest.approx(seconds, rel=0.3, abs=0.1), cost.stage
         assert cost.memory_mb >= stages[cost.stage]["peak_memory_mb"]
+        assert 0 <= cost.shared <= cost.seconds
+    pieces = {cost.stage: cost.pieces for cost in found.stages if cost.pieces}
+    assert set(pieces) == {"encode", "generate", "train"}  # without questions to measure, screen has no share
+    assert pieces["encode"] == -(-work.full.passages // 512)
+    assert pieces["train"] == settings.train.batch_size
+    assert found.disk_mb == size(fitted.path) >> 20
     assert found.seconds == pytest.approx(sum(cost.seconds for cost in found.stages), abs=0.1)
+
+
+def test_a_batch_is_handled_and_comes_back_whole(settings: Settings, fitted: Workspace) -> None:
+    with one_thread():
+        found = measure_handling(fitted, settings, 3.0)
+    held = sum(
+        size(fitted.artefact(f"encoded/{name}")) for name in ("passages.npy", "sentences.npy", "words.bin")
+    )
+    passages = fitted.manifest()["stages"]["split"]["counts"]["passages"]
+    assert found.batch_bytes == pytest.approx(512 * held / passages, rel=0.1)
+    assert 0 < found.batch < 10
+    assert found.start > 3
+    assert found.actor_mb == fitted.manifest()["stages"]["encode"]["peak_memory_mb"]
 
 
 def test_a_sample_is_scaled_to_the_whole(settings: Settings, fitted: Workspace) -> None:
@@ -92,7 +113,8 @@ def test_the_check_finds_what_is_in_the_documents(
     source = scratch.parent / "corpus.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     with one_thread():
-        found = check(load_settings(base=settings, values={"source.source": str(source)}))
+        named = load_settings(base=settings, values={"source.source": str(source)})
+        found = check(named, machines=Machines(4, 2.0))
     texts = [row["text"] for row in rows[:-1]]
     assert found.corpus.documents == len(texts)
     assert found.corpus.characters == sum(map(len, texts))
@@ -113,7 +135,31 @@ def test_the_check_finds_what_is_in_the_documents(
     )
     assert [cost.stage for cost in found.forecast.stages] == [stage.name for stage in STAGES]
     assert any("40 of 73 documents" in note for note in found.notes)
+    assert found.cluster is not None
+    assert [share.stage for share in found.cluster.stages] == [stage.name for stage in STAGES]
+    assert found.cluster.seconds == pytest.approx(
+        sum(share.seconds for share in found.cluster.stages), abs=0.1
+    )
+    assert found.cluster.cost == pytest.approx(2 * found.cluster.node_hours, abs=0.01)
     json.dumps(found.to_dict())
+
+
+def test_the_check_tells_of_a_cluster(tiny_model: Path, scratch: Path, corpus: list[Any]) -> None:
+    source = scratch.parent / "corpus.jsonl"
+    source.write_text("".join(json.dumps(vars(doc)) + "\n" for doc in corpus), encoding="utf-8")
+    sets = ["generate.max_queries=90", "train.enabled=false", "choose.permutations=100"]
+    options = ["--model", tiny_model, *(part for each in sets for part in ("--set", each))]
+    done = cli("check", source, *options, "--nodes", 3, "--price-per-hour", 7.5)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"cluster +about \d+ s on 3 machines, \d+ actors, against \d+ s on one;", done.stdout)
+    assert re.search(
+        r"hours of machines, \d+\.\d\d at 7\.5 an hour; by stage:\n +encode +\d+ s: ", done.stdout
+    )
+    done = cli("check", source, *options, "--price-per-hour", 7.5, "--json")
+    cluster = json.loads(done.stdout)["cluster"]
+    assert (cluster["nodes"], cluster["price_per_hour"]) == (1, 7.5)
+    assert cluster["seconds"] == pytest.approx(cluster["alone"], abs=0.1)
+    assert cli("check", source, "--nodes", 0).returncode == 2
 
 
 def test_one_huge_document_in_another_language(settings: Settings, scratch: Path) -> None:

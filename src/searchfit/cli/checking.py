@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from searchfit.compare import Board
     from searchfit.preflight import Check
+    from searchfit.preflight.cluster import Cluster
     from searchfit.similar import Pair
 
 _SHOWN = 160
@@ -43,6 +45,12 @@ def check(
     pairs: Pairs = "",
     model: Annotated[str, Option(help='"minilm", a model folder or a hub id')] = "",
     effort: Effort = "normal",
+    nodes: Annotated[
+        int | None, Option(metavar="N", help="forecast the fit on N machines like this one, too")
+    ] = None,
+    price_per_hour: Annotated[
+        float | None, Option(metavar="X", help="of one machine, in any currency: tells what the fit costs")
+    ] = None,
     config: Config = None,
     set_: Sets = None,
     as_json: AsJson = False,
@@ -50,6 +58,7 @@ def check(
     """Look at documents before a fit. What they are like, whether tuning may pay, time and memory."""
     from searchfit.config import effort_values, load_settings
     from searchfit.preflight import check as look
+    from searchfit.preflight.cluster import Machines
 
     named = {
         **reading.values(source or ("pairs:" if pairs else "")),
@@ -59,8 +68,10 @@ def check(
     }
     base = load_settings(values=effort_values(effort))
     settings = load_settings(config, set_ or (), given(named), base)
+    asked = nodes is not None or price_per_hour is not None
+    machines = Machines(1 if nodes is None else nodes, price_per_hour) if asked else None
     with progress_bar() as progress:
-        found = look(settings, progress)
+        found = look(settings, progress, machines)
     if as_json:
         print(json.dumps(found.to_dict(), ensure_ascii=False))
     else:
@@ -95,9 +106,28 @@ def _show_check(found: Check) -> None:
     tell("", f"{found.forecast.disk_mb:,} MB on disk; by stage:")
     for cost in costs:
         tell("", f"{cost.stage:10}{cost.seconds:9,.0f} s {cost.memory_mb:8,} MB")
+    if found.cluster:
+        _show_cluster(found.cluster, tell)
     for note in found.notes:
         tell("note", note)
     tell("", f"(this check took {_duration(found.seconds)})")
+
+
+def _show_cluster(cluster: Cluster, tell: Callable[[str, str], None]) -> None:
+    machines = "1 machine" if cluster.nodes == 1 else f"{cluster.nodes:,} machines, {cluster.actors:,} actors"
+    price = "" if cluster.cost is None else f", {cluster.cost:,.2f} at {cluster.price_per_hour:g} an hour"
+    took = f"about {_duration(cluster.seconds)} on {machines}, against {_duration(cluster.alone)} on one"
+    tell("cluster", f"{took};")
+    tell("", f"{cluster.node_hours:,.2f} hours of machines{price}; by stage:")
+    for share in cluster.stages:
+        if share.by:
+            shared = max(0.0, share.seconds - share.here - share.start)
+            parts = f"{shared:,.0f} shared by {share.by}, {share.here:,.0f} here, {share.start:,.0f} to start"
+            tell("", f"{share.stage:10}{share.seconds:9,.0f} s: {parts}")
+    here = sum(share.here for share in cluster.stages)
+    tell("", f"{_duration(here)} are work of the machine that asks alone;")
+    tell("", f"from {cluster.enough:,} on, more machines shorten less than half of what is left.")
+    tell("", f"It holds {cluster.memory_mb:,} MB, actors on each machine {cluster.actors_mb:,} MB.")
 
 
 def _percent(share: float) -> str:

@@ -17,6 +17,7 @@ from searchfit.config import Settings, load_settings
 from searchfit.encoders import load_encoder, load_tokenizer
 from searchfit.generators import parts
 from searchfit.pipeline import Fit
+from searchfit.preflight.cluster import Cluster, Machines, measure_handling, on_cluster
 from searchfit.preflight.corpus import Corpus, Near, draw, near_duplicates, survey
 from searchfit.preflight.forecast import Forecast, Probe, Work, forecast
 from searchfit.preflight.headroom import Headroom, measure
@@ -37,13 +38,14 @@ _PARTS = {"source.text": ("text",), "source.id": "id", "source.title": "title", 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was found. `seconds` is what finding it took."""
+    """What was found; `cluster` where machines were named. `seconds` is what finding it took."""
 
     corpus: Corpus
     near: Near
     headroom: Headroom | None
     verdict: Verdict
     forecast: Forecast
+    cluster: Cluster | None
     notes: tuple[str, ...]
     seconds: float
 
@@ -52,8 +54,9 @@ class Check:
         return asdict(self)
 
 
-def check(settings: Settings, progress: Progress = silent) -> Check:
-    """Look at the source of the settings before it is fitted; nothing is left behind.
+def check(settings: Settings, progress: Progress = silent, machines: Machines | None = None) -> Check:
+    """Look at the source of the settings before it is fitted; nothing is left behind. `machines`: forecast
+    the fit on so many, too.
 
     Raises SearchfitError for what would stop the fit: a source that cannot be read or has no documents, a
     model that cannot be loaded, wrong settings.
@@ -76,9 +79,13 @@ def check(settings: Settings, progress: Progress = silent) -> Check:
         work = Work.of(settings, spaces, asked)
         probe = Probe(spaces, load, load_again, headroom)
         told = forecast(settings, work, probe)
+        cluster = None
+        if machines:
+            handling = measure_handling(narrow.workspace, settings, load)
+            cluster = on_cluster(told, machines, settings.executor, handling)
     verdict = judge(settings, corpus, headroom, work)
     notes = _notes(settings, corpus, work)
-    return Check(corpus, near, headroom, verdict, told, notes, time.perf_counter() - started)
+    return Check(corpus, near, headroom, verdict, told, cluster, notes, time.perf_counter() - started)
 
 
 def _fit(path: Path, settings: Settings, until: str, progress: Progress) -> Fit:

@@ -18,11 +18,15 @@ import pyarrow.parquet as pq
 from searchfit.config import Settings
 from searchfit.generators import parts
 from searchfit.preflight.headroom import Headroom
+from searchfit.preflight.sizing import sizes
 from searchfit.recipe import STAGES, Stage
 from searchfit.workspace import Workspace
 from searchfit.writing import size
 
 _PER_PASSAGE = {"phrases": 3, "t5": 3}  # queries where the settings do not say; language models write 5
+
+BATCH = {"encode": 512, "reencode": 512, "generate": 200, "screen": 1024, "mine": 2048}
+"""What an executor is handed at a time, by stage: passages, of `screen` queries, of `mine` pairs to score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +141,14 @@ def _rows(space: Workspace, name: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """A stage's forecast: seconds, and the most memory (MiB) that the process holds in it."""
+    """A stage's forecast: seconds, and the most memory (MiB) that the process holds in it. `shared` are the
+    seconds of it that several machines can take between them, in so many `pieces` that are not divided."""
 
     stage: str
     seconds: float
     memory_mb: int
+    shared: float = 0.0
+    pieces: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +179,13 @@ class Probe:
 def forecast(settings: Settings, work: Work, probe: Probe) -> Forecast:
     """Scale what was measured to the whole."""
     scale = _Scale(settings, work, probe)
-    costs = tuple(Cost(stage.name, round(scale.seconds(stage), 2), scale.memory(stage)) for stage in STAGES)
-    grown = size(probe.spaces["narrow"].path) * max(1.0, work.full.passages / max(1, work.narrow.passages))
+    costs = tuple(scale.cost(stage) for stage in STAGES)
+    disk = sizes(probe.spaces["narrow"]).at(max(work.full.passages, work.narrow.passages), settings.index)
     return Forecast(
         costs,
         round(sum(cost.seconds for cost in costs), 1),
         max(cost.memory_mb for cost in costs),
-        int(grown) >> 20,
+        disk.total >> 20,
     )
 
 
@@ -206,6 +213,36 @@ class _Scale:
             "choose": lambda own: self._loaded(own, self._ratio("asked") * self._ratio("systems")),
             "report": lambda own: self._loaded(own, max(1.0, self._ratio("asked")) ** 0.5),
         }
+
+    def cost(self, stage: Stage) -> Cost:
+        """Of a stage."""
+        seconds = self.seconds(stage)
+        shared, pieces = self.shared(stage, seconds)
+        return Cost(stage.name, round(seconds, 2), self.memory(stage), round(shared, 2), pieces)
+
+    def shared(self, stage: Stage, seconds: float) -> tuple[float, int]:
+        """Seconds of a stage's that go in batches to an executor, or in shares of a batch to processes that
+        train together, and the number of these."""
+        ours, full = self.settings, self.full
+        apart = [part for part in parts(ours) if part.kind != "openai"]
+        shares = len({*ours.reencode.merges, 1.0})
+        scored = "cross-encoder:" in ours.mine.teacher
+        free = max(0.0, seconds - self.probe.load)
+        counted: dict[str, tuple[float, float]] = {
+            "encode": (max(0.0, seconds - self.probe.first_load), full.passages),
+            "reencode": (free, full.passages * shares),
+            "generate": (seconds * sum(part.share for part in apart), full.queries / _mean(ours)),
+            "screen": (min(seconds, self.encode * full.queries), full.queries),
+            "mine": (free * scored, full.train * (ours.mine.candidates + 1)),
+        }
+        if stage.trains:
+            looked = self._looks(full) * self._look() if stage.name == "train" else 0.0
+            batch = ours.train.batch_size if stage.name == "train" else ours.pretrain.batch_size
+            shared, pieces = max(0.0, free - looked), batch
+        else:
+            shared, rows = counted.get(stage.name, (0.0, 0))
+            pieces = math.ceil(rows / BATCH.get(stage.name, 1))
+        return (shared, pieces) if shared and pieces else (0.0, 0)
 
     def seconds(self, stage: Stage) -> float:
         """Of a stage; of one without a rule, in proportion to the passages."""
@@ -272,7 +309,11 @@ class _Scale:
         looks, all_looks = (self._looks(one) for one in (self.narrow, self.full))
         look = self.encode * self.narrow.dev
         step = max(0.0, own - fixed - looks * look) / self.narrow.steps
-        return fixed + self.full.steps * step + all_looks * self.encode * self.full.dev * self.growth()
+        return fixed + self.full.steps * step + all_looks * self._look()
+
+    def _look(self) -> float:
+        """Seconds to measure the course of training once."""
+        return self.encode * self.full.dev * self.growth()
 
     def _looks(self, one: Size) -> int:
         """How often the course is measured: at the start, and four times an epoch where that costs little."""
