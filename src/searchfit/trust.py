@@ -55,10 +55,15 @@ class Trust:
     pieces: float = 1.0
 
     @property
+    def told(self) -> bool:
+        """Whether there were questions enough to tell by."""
+        return self.questions >= _FEWEST
+
+    @property
     def factor(self) -> float:
         """By how much keywords have to count for more than in the prior: 1 to 10. Where there are too few
         questions to tell, the pieces do."""
-        if self.questions < _FEWEST:
+        if not self.told:
             ratio, power = self.pieces / _PIECES, 3
         else:
             ratio, power = self.keyword / max(self.model, 1e-9), _POWER[self.words]

@@ -36,6 +36,7 @@ class Contest:
         trained: bool = True,
         questions: str = "judged",
         reranker: str = "",
+        towers: str = "query",
     ) -> None:
         self.folder, self.bench, self.questions = folder, bench, questions
         self.settings = load_settings(
@@ -47,13 +48,14 @@ class Contest:
         untuned = Encoding.load(bench.path("encoded"))
         self.engines = engines(
             self.settings,
-            Trained(folder, "query" if trained else ""),
+            Trained(folder, towers if trained else ""),
             lambda _: untuned,
             Trust(),
             untuned_engine(self.settings.engine, untuned, Trust()),
         )
         self.scores = {engine.name: list(noise) for engine, _ in self.engines}
         self.unjudged = ["an open question"]
+        self.towers: dict[str, float] = {}
 
     def add(self, name: str, dev: float, test: float) -> None:
         """Raise a system by so much on each question, give or take."""
@@ -74,7 +76,13 @@ class Contest:
                 means[split] = {"ndcg@10": float(np.mean(own))} if own else {}
             rows.append({"name": engine.name, "kind": kind, "engine": engine.to_dict(), **means})
         counts = {split: self.splits.count(split) for split in ("dev", "test")}
-        kind = {"questions": self.questions, "counts": counts, "systems": rows, "unjudged": self.unjudged}
+        kind = {
+            "questions": self.questions,
+            "counts": counts,
+            "systems": rows,
+            "unjudged": self.unjudged,
+            "towers": self.towers,
+        }
         write_json(self.folder / "evaluation" / "systems.json", kind)
         count = len(self.splits)
         table = {
@@ -211,6 +219,31 @@ def test_generated_questions_decide_by_the_dense_leg(bench: Any, tmp_path: Path)
     assert choice["system"] == "tuned engine"
     assert choice["dev"]["gain"] == pytest.approx(0.1, rel=0.2)
     assert choice["dense_leg"]["gain"] == pytest.approx(0.06, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "towers", "wins"),
+    [
+        ("generated", {"0": 0.2, "0.5": 0.3, "1": 0.24}, "tuned 50% engine"),
+        ("generated", {"0": 0.2, "0.5": 0.24, "1": 0.26}, "tuned engine"),
+        ("generated", {"0": 0.2, "0.5": 0.23, "1": 0.24}, "untuned engine"),
+        ("generated", {}, "untuned engine"),
+        ("judged", {}, "tuned 50% engine"),
+    ],
+)
+def test_a_tuned_document_encoder_needs_more_than_generated_questions(
+    bench: Any, tmp_path: Path, kind: str, towers: dict[str, float], wins: str
+) -> None:
+    contest = Contest(bench, tmp_path, questions=kind, towers="shared")
+    contest.towers = towers
+    for name in ("tuned 50%", "tuned"):
+        contest.add(f"{name} dense, engine's units", dev=0.1, test=0.1)
+        contest.add(f"{name} engine", dev=0.1, test=0.1)
+    choice = contest.run()
+    assert choice["system"] == wins
+    if wins == "untuned engine":
+        assert ("finds 1.20 times as well" if towers else "too few passages") in choice["reason"]
+        assert "searchfit judge" in choice["reason"]
 
 
 def test_an_untuned_choice_is_saved_as_the_untuned_model(bench: Any, tmp_path: Path) -> None:

@@ -10,9 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from searchfit.config import load_settings
 from searchfit.encoders import load_encoder
+from searchfit.encoders.corpus import encode_corpus
+from searchfit.encoders.trained import Trained
 from searchfit.errors import SettingsError
 from searchfit.keyword import KeywordIndex
 from searchfit.leaks import leaked_questions
@@ -371,3 +374,29 @@ def test_a_re_ranker_competes_on_every_candidate(bench: Any, tiny_reranker: Path
     again, _, _ = run(bench, tmp_path, **values, **{"rerank.max_queries": 10, "evaluate.merges": ()})
     assert known.stat().st_mtime_ns == before, "what a killed run has read is not read again"
     assert again == systems
+
+
+def test_a_tuned_document_tower_is_gauged_where_questions_are_generated(bench: Any, tmp_path: Path) -> None:
+    """One that has the untuned weights finds as much as the untuned one, one of other weights does not."""
+    untuned = load_encoder(bench.settings.model)
+    state = untuned.tower("query").state_dict()
+    found = {}
+    for name, noise in (("same", 0.0), ("moved", 0.5)):
+        moved = {key: value + noise * torch.randn(value.shape) for key, value in state.items()}
+        trained = Trained.save(tmp_path / name / "trained", "shared", {"query": moved})
+        encoder, folder = trained.encoder(untuned, 1.0), tmp_path / name / "encoded" / "1"
+        encode_corpus(encoder, bench.path("passages.parquet"), folder, lambda *_: None)
+        inputs = {"models/trained": tmp_path / name / "trained", "encoded_tuned": folder.parent}
+        systems, _, _ = run(bench, tmp_path / name, inputs, **{"reencode.merges": ()})
+        assert {s["engine"]["document_tower"] for s in systems["systems"] if s["kind"] == "candidate"} == {
+            0,
+            1,
+        }
+        found[name] = systems["towers"]
+    assert found["same"]["0"] == found["moved"]["0"] > 0
+    assert found["same"]["1"] == pytest.approx(found["same"]["0"], abs=1e-6)
+    assert found["moved"]["1"] != pytest.approx(found["moved"]["0"], abs=1e-3)
+    judged = [{"query_id": "u", "query": "notes", "document_id": "garden-0", "score": 1}]
+    file = write_questions(tmp_path / "mine.jsonl", judged)
+    systems, _, _ = run(bench, tmp_path / "judged", inputs, **{"reencode.merges": (), "queries.file": file})
+    assert systems["towers"] == {}

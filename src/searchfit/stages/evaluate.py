@@ -33,7 +33,7 @@ from searchfit.rivals import DEPTH, Bench, label, read_rankings, training_vector
 from searchfit.search import ArrayCorpus
 from searchfit.stages import Tools
 from searchfit.teachers import PassageTexts
-from searchfit.trust import Trust
+from searchfit.trust import Trust, gauge
 from searchfit.weighing import weigh
 from searchfit.writing import write_json
 
@@ -76,6 +76,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
         "overlap": {"split": "test", "bands": by_band(*board.on_test(overlap))},
         "leaks": leaks,
         "unjudged": questions.unjudged,
+        "towers": {} if questions.kind == "judged" else _gauged(settings, inputs, engines, trust, tools),
     }
     write_json(folder / "systems.json", evidence)
     left_out = leaks["documents"] + leaks["questions"]
@@ -100,6 +101,28 @@ def _prior(
         return prior, ()
     corpus = ArrayCorpus.load(inputs["encoded"], inputs["keyword"])
     return weigh(prior, corpus, load_encoder(settings.model), questions, ids)
+
+
+def _gauged(
+    settings: Settings,
+    inputs: Mapping[str, Path],
+    engines: Sequence[tuple[Engine, str]],
+    trust: Trust,
+    tools: Tools,
+) -> dict[str, float]:
+    """How well passages are found, without the sentences that were asked for, by the engines' document
+    towers: mean reciprocal ranks by share, see `trust.gauge`. Empty where there are too few to tell."""
+    shares = sorted({engine.document_tower for engine, _ in engines} - {0.0})
+    if not shares or not trust.told:
+        return {}
+    untuned = Portable(partial(load_encoder, settings.model))
+    encoder = BatchedEncoder.of(untuned, tools.executor, Trained.load(inputs["models/trained"]))
+    found = {"0": trust.model}
+    for share in shares:
+        corpus = ArrayCorpus.load(encoded(inputs, share), inputs["keyword"])
+        own = gauge(encoder.tower(share), corpus, inputs["passages.parquet"], settings.seed)
+        found[f"{share:g}"] = own.model
+    return found
 
 
 def _rankings(
