@@ -5,6 +5,14 @@
 Both work on the same batches of --batch passages with one thread. "all" is a stage from its start, with the
 libraries and the model that an actor loads; "after" is what follows its first batch, by passage. The passages
 are the standard library's docstrings. The rows are compared, too.
+
+Two more have options of their own, which --help tells after the first word:
+
+    python benchmarks/scale.py --simulate [--passages 100000000] [--nodes 1 4 16 64 256]
+                                          [--straggler 0.05:4] [--mtbf-hours 200] [--seed 1]
+    python benchmarks/scale.py --sizes WORKSPACE
+
+simulates the schedule on many machines (schedule.py), and tells how large a fit gets (sizes.py).
 """
 
 from __future__ import annotations
@@ -13,6 +21,7 @@ import argparse
 import contextlib
 import csv
 import os
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -22,6 +31,8 @@ from types import ModuleType
 os.environ.update({"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"})
 
 import ray
+import schedule
+import sizes
 
 from searchfit.config import Settings, load_settings
 from searchfit.encoders import corpus, load_encoder
@@ -41,6 +52,9 @@ WRITES = {encode_stage: "encoded", generate_stage: "queries"}
 
 def main() -> None:
     """Measure and print."""
+    for word, other in {"--simulate": schedule, "--sizes": sizes}.items():
+        if word in sys.argv:
+            return other.main()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
