@@ -7,6 +7,14 @@ start, with the libraries and the model that an actor loads; "after" is what fol
 passage. --model tiny is of MiniLM's width and tokenizer with one of its six layers and random weights:
 batches and results have their real bytes, and there is less work to hide what Ray costs. The passages are the
 standard library's docstrings, numbered anew as often as it takes. The rows are compared, too.
+
+Two more have options of their own, which --help tells after the first word:
+
+    python benchmarks/scale.py --simulate [--passages 100000000] [--nodes 1 4 16 64 256]
+                                          [--straggler 0.05:4] [--mtbf-hours 200] [--seed 1]
+    python benchmarks/scale.py --sizes WORKSPACE
+
+simulates the schedule on many machines (schedule.py), and tells how large a fit gets (sizes.py).
 """
 
 from __future__ import annotations
@@ -16,6 +24,7 @@ import contextlib
 import csv
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,6 +36,8 @@ from types import ModuleType
 os.environ.update({"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"})
 
 import ray
+import schedule
+import sizes
 
 from searchfit.config import Settings, load_settings
 from searchfit.encoders import corpus, load_encoder, locate
@@ -47,6 +58,9 @@ WRITES = {"encode": (encode_stage, "encoded"), "generate": (generate_stage, "que
 
 def main() -> None:
     """Measure and print."""
+    for word, other in {"--simulate": schedule, "--sizes": sizes}.items():
+        if word in sys.argv:
+            return other.main()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

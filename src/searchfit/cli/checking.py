@@ -125,9 +125,9 @@ def _show_cluster(cluster: Cluster, tell: Callable[[str, str], None]) -> None:
             parts = f"{shared:,.0f} shared by {share.by}, {share.here:,.0f} here, {share.start:,.0f} to start"
             tell("", f"{share.stage:10}{share.seconds:9,.0f} s: {parts}")
     here = sum(share.here for share in cluster.stages)
-    tell("", f"{_duration(here)} are work of the machine that asks alone;")
-    tell("", f"from {cluster.enough:,} on, more machines shorten less than half of what is left.")
-    tell("", f"It holds {cluster.memory_mb:,} MB, actors on each machine {cluster.actors_mb:,} MB.")
+    tell("", f"{_duration(here)} are work of the machine that asks alone. It holds {cluster.memory_mb:,} MB,")
+    tell("", f"the actors of each machine {cluster.actors_mb:,} MB. With {cluster.enough:,} or more machines")
+    tell("", "half of the time, or more, is what no further machine shortens.")
 
 
 def _percent(share: float) -> str:
