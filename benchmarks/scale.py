@@ -4,9 +4,9 @@
 
 Both work on the same batches with one thread; --batch 0 takes those of a fit. "all" is a stage from its
 start, with the libraries and the model that an actor loads; "after" is what follows its first batch, by
-passage. --model tiny is of MiniLM's width and tokenizer with one of its six layers and random weights: batches
-and results have their real bytes, and there is less work to hide what Ray costs. The passages are the
-standard library's docstrings, numbered anew as often as it takes. The rows are compared, too.
+passage. --model tiny is of MiniLM's width and tokenizer with one of its six layers and random weights:
+batches and results have their real bytes, and there is less work to hide what Ray costs. The passages are
+the standard library's docstrings, numbered anew as often as it takes. The rows are compared, too.
 """
 
 from __future__ import annotations
