@@ -62,7 +62,7 @@ def losing_nodes(patch: pytest.MonkeyPatch, cluster: Any) -> Seen:
         node = next(node for node in cluster.worker_nodes if node.node_id == where)
         give(pool, hand, job)
         cluster.remove_node(node, allow_graceful=False)
-        seen.killed.append((seen.stage, pool.work.func.__name__))  # type: ignore[attr-defined]
+        seen.killed.append((seen.stage, getattr(pool.work, "func", pool.work).__name__))
         cluster.add_node(**NODE)
 
     def counting_map(executor: RayExecutor, work: Any, batches: Iterable[Any]) -> Iterator[Any]:
