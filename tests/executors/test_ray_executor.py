@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import shutil
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 from pipeline_tools import one_thread
+from ray_cluster import joined
 
+from searchfit import ranking
 from searchfit.config import ExecutorSettings, load_settings
+from searchfit.encoders import batched
 from searchfit.encoders import corpus as encodings
 from searchfit.errors import ModelError, SearchfitError
 from searchfit.executors.ray import RayExecutor, _Actor
 from searchfit.generators import phrases
 from searchfit.pipeline import Fit
-from searchfit.stages import Tools, encode, generate
+from searchfit.recipe import STAGES
+from searchfit.stages import Tools, encode, evaluate, generate
 from searchfit.workspace import Workspace
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "generators"))
@@ -31,43 +33,8 @@ from test_t5 import save_model
 from tiny_llama import save_tiny_llama
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other loopback addresses are Linux's")
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray = pytest.importorskip("ray")
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors do not see the tests
-
-NODE: dict[str, Any] = {
-    "num_cpus": 1,
-    "object_store_memory": 80 << 20,
-    "include_dashboard": False,
-    # Ray takes 127.0.0.1 for a way to ask for the address in the network.
-    "node_ip_address": "127.0.0.2",
-}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    from ray.cluster_utils import Cluster
-
-    # In a folder of its own, whose name is short, as those of Ray's sockets have to be.
-    with (
-        tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as scratch,
-        mock.patch.dict(os.environ, {"RAY_TMPDIR": scratch}),
-    ):
-        made = Cluster(initialize_head=True, head_node_args=NODE)
-        try:
-            for _ in range(2):
-                made.add_node(**NODE)
-            made.wait_for_nodes()
-            yield made
-        finally:
-            made.shutdown()
-
-
-@contextlib.contextmanager
-def joined(cluster: Any, **values: float) -> Iterator[RayExecutor]:
-    settings = ExecutorSettings(name="ray", address=cluster.address, **values)
-    with contextlib.closing(RayExecutor(settings)) as made:
-        yield made
 
 
 @pytest.fixture
@@ -195,6 +162,22 @@ def test_queries_are_the_same_and_either_carries_on_what_the_other_began(
         assert content(tmp_path / made / "queries") == content(tmp_path / "whole" / "queries")
 
 
+def test_questions_are_read_and_ranked_as_here(
+    bench: Any, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batched, "_BATCH", 16)
+    monkeypatch.setattr(ranking, "_BATCH", 16)
+    sections = next(stage.sections for stage in STAGES if stage.name == "evaluate")
+    view, inputs = bench.settings.only(*sections), bench.inputs("evaluate")
+    with one_thread():
+        here = evaluate.run(view, inputs, Tools(tmp_path / "here"))
+    with joined(cluster, actors=1) as executor:
+        there = evaluate.run(view, inputs, Tools(tmp_path / "there", executor=executor))
+    assert there == here
+    assert sum(here.counts[split] for split in ("dev", "test")) > 2 * 16, "there are several batches"
+    assert content(tmp_path / "there") == content(tmp_path / "here")
+
+
 @pytest.mark.slow
 def test_a_fit_is_begun_here_and_finished_on_ray(
     small_settings: Any, tiny_reranker: Path, cluster: Any, tmp_path: Path
@@ -202,6 +185,7 @@ def test_a_fit_is_begun_here_and_finished_on_ray(
     """With every kind of model. What was made is the same, and nothing is due when the executor changes."""
     t5 = save_model(tmp_path / "t5", 1)
     chat = save_tiny_llama(tmp_path / "llama")
+    other = Path(shutil.copytree(small_settings.model.name, tmp_path / "other"))
     values = {
         "generate.generator": f"phrases,t5:{t5},chat:{chat}",
         "generate.shares": (0.8, 0.1, 0.1),
@@ -209,22 +193,24 @@ def test_a_fit_is_begun_here_and_finished_on_ray(
         "chat.precision": "fp32",
         "screen.reranker": str(tiny_reranker),
         "screen.reranker_min": 0.01,
-        "mine.teacher": f"cross-encoder:{tiny_reranker}",
+        "mine.teacher": f"cross-encoder:{tiny_reranker}+bi-encoder:{small_settings.model.name}+blend",
         "mine.force_teacher": True,
         "train.towers": "shared",
         "train.epochs": 1,
+        "rerank.model": str(tiny_reranker),
+        "evaluate.models": (str(other),),
     }
     here = load_settings(base=small_settings, values=values)
     there = {"executor.name": "ray", "executor.address": cluster.address, "executor.actors": 2}
     ray_ = load_settings(base=here, values=there)
     with one_thread():
         for name, settings, until in (
-            ("local", here, "reencode"),
+            ("local", here, "evaluate"),
             ("both", here, "encode"),
-            ("both", ray_, "reencode"),
+            ("both", ray_, "evaluate"),
         ):
             list(Fit(Workspace(tmp_path / name), settings, until=until).run())
-        steps = list(Fit(Workspace(tmp_path / "both"), here, until="reencode").plan())
+        steps = list(Fit(Workspace(tmp_path / "both"), here, until="evaluate").plan())
     assert [step.stage for step in steps if step.why] == []
     local, both = (
         {
