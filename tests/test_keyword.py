@@ -76,6 +76,16 @@ def test_queries_without_terms_score_nothing() -> None:
     assert index.scores([]).shape == (0, 2)
 
 
+def test_scores_of_some_rows_are_those_of_all() -> None:
+    index = KeywordIndex.build(["pool garden", "house " * 5, "beach", "", "garden house pool pool"], PLAIN)
+    queries = ["garden", "unknown", "", "pool house pool", "beach garden"]
+    every = index.scores(queries).toarray()
+    for rows in ([3, 0, 4], [1], [], [0, 1, 2, 3, 4]):
+        some = index.scores(queries, np.array(rows, np.int64)).toarray()
+        assert some.shape == (5, len(rows))
+        assert (some == every[:, rows]).all()
+
+
 @pytest.mark.parametrize("texts", [[], ["", " ... "]])
 def test_a_corpus_without_words(texts: list[str]) -> None:
     index = KeywordIndex.build(texts, ENGLISH)

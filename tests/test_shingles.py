@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from searchfit.shingles import contained
+from searchfit import shingles
+from searchfit.shingles import alike, contained, signatures
 
 WORDS = [f"word{n}" for n in range(3000)]
 
@@ -48,3 +52,45 @@ def test_nothing_to_compare() -> None:
     assert (rows.tolist(), shares.tolist()) == ([-1], [0.0])
     assert contained([], ["some text"])[0].tolist() == []
     assert contained(["?", ""], ["?", "x"])[1].tolist() == [1.0, 0.0]
+
+
+def copies(count: int) -> list[str]:
+    """Texts of which some are copies of others, some but for a few words, and some hold nothing."""
+    chance = random.Random(6)
+    texts = [prose(n, 40) for n in range(count)]
+    for _ in range(count):
+        words = texts[chance.randrange(count)].split()
+        for _ in range(chance.randrange(4) if words else 0):
+            words[chance.randrange(len(words))] = "other"
+        texts[chance.randrange(count)] = " ".join(words)
+    return [*texts, "", "?", ""]
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.7, 1.0])
+def test_neighbours_that_share_a_band_are_compared_by_all_values(
+    monkeypatch: pytest.MonkeyPatch, threshold: float
+) -> None:
+    monkeypatch.setattr(shingles, "_COMPARED", 5)
+    signed = signatures(texts := copies(120), 123, 4)
+    assert signed.shape == (32, 123, 4)
+    expected = set()
+    for band in signed:
+        groups: dict[bytes, list[int]] = {}
+        for row, values in enumerate(band):
+            groups.setdefault(values.tobytes(), []).append(row)
+        pairs = {pair for rows in groups.values() for pair in pairwise(rows)}
+        expected |= {(a, b) for a, b in pairs if np.mean(signed[:, a] == signed[:, b]) >= threshold}
+    found = list(alike(signed, threshold))
+    assert set(found) == expected
+    assert {(a, b) for a, b in found if texts[a] == texts[b]}
+
+
+def test_signatures_in_a_file_are_those_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = copies(50)
+    held = signatures(texts, len(texts), 4)
+    monkeypatch.setattr(shingles, "_SIGNED", 7)
+    kept = signatures(iter(texts), len(texts), 4, tmp_path / "signatures")
+    assert (kept == held).all()
+    assert (tmp_path / "signatures").stat().st_size == 512 * len(texts)
+    assert list(alike(kept, 0.7)) == list(alike(held, 0.7))
+    assert list(alike(signatures([], 0, 4, tmp_path / "none"), 0.7)) == []

@@ -1,4 +1,4 @@
-"""Which hashes were there before, in a quarter of the memory of a set."""
+"""Which hashes were there before, in less than half of the memory of a set."""
 
 from __future__ import annotations
 

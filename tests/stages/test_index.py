@@ -42,8 +42,12 @@ def test_the_store_holds_what_the_arrays_hold(bench: Any) -> None:
         assert {name: fields[name] for name in row} == row
 
 
-def test_every_term_has_its_postings(bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(indexing, "_TERMS", 50)  # several batches
+@pytest.mark.parametrize(("terms", "postings"), [(50, 1 << 20), (1000, 40)])
+def test_every_term_has_its_postings(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, terms: int, postings: int
+) -> None:
+    monkeypatch.setattr(indexing, "_TERMS", terms)  # several batches
+    monkeypatch.setattr(indexing, "_POSTINGS", postings)
     monkeypatch.setattr(indexing, "_BATCH", 16)
     run(bench, tmp_path)
     corpus = ArrayCorpus.load(bench.path("encoded"), bench.path("keyword"))
@@ -95,7 +99,32 @@ def test_what_an_interrupted_build_left_is_replaced(bench: Any, tmp_path: Path) 
     assert StoreCorpus(tmp_path / "index" / "v1").count == bench.run("index").counts["passages"]
 
 
-def test_metadata_of_every_type_is_kept(bench: Any, tmp_path: Path) -> None:
+def test_the_catalogue_is_the_same_in_parts(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = pq.read_table(bench.path("index/v1") / "catalog.parquet")
+    monkeypatch.setattr(indexing, "_ENTRIES", 10)
+    run(bench, tmp_path)
+    assert pq.read_table(tmp_path / "index" / "v1" / "catalog.parquet").equals(whole)
+    assert whole.num_rows == 72
+    assert whole["rows"].to_numpy().sum() == bench.run("index").counts["passages"]
+
+
+def test_rows_of_a_file_are_taken_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever is left out between them, and however the file's row groups lie."""
+    monkeypatch.setattr(indexing, "_BATCH", 7)
+    pq.write_table(
+        pa.table({"a": list(range(100)), "b": ["x"] * 100}), tmp_path / "table.parquet", row_group_size=13
+    )
+    rows = indexing._InOrder(tmp_path / "table.parquet", ["a"])
+    for asked in ([0, 0, 1], [1, 2], [2, 30], [61], [61, 61, 99], [99]):
+        assert rows.take(np.array(asked, np.int32)).to_pydict() == {"a": asked}
+        assert sum(batch.num_rows for batch in rows._held) <= asked[-1] - asked[0] + 2 * 7
+    assert indexing._InOrder(tmp_path / "table.parquet", []).take(np.array([3], np.int32)).num_columns == 0
+
+
+def test_metadata_of_every_type_is_kept(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexing, "_BATCH", 7)
     inputs = dict(bench.inputs("index"))
     own = ["metadata.price", "metadata.place", "metadata.language"]
     table = pq.read_table(inputs["documents.parquet"]).drop_columns(own)
@@ -118,7 +147,7 @@ def test_metadata_of_every_type_is_kept(bench: Any, tmp_path: Path) -> None:
     pq.write_table(table, inputs["documents.parquet"])
     run(bench, tmp_path, inputs)
     store = StoreCorpus(tmp_path / "index" / "v1").store
-    for row, fields in enumerate(store.fetch(np.arange(20))):
+    for row, fields in enumerate(store.fetch(np.arange(store.count()))):
         document = fields["document"]
         assert fields["metadata"] == {
             name: array[document].as_py() for name, (array, _) in columns.items()

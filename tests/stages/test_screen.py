@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +13,8 @@ from conftest import TOPICS
 
 from searchfit.config import ScreenSettings, load_settings
 from searchfit.encoders import load_encoder
+from searchfit.errors import SettingsError
+from searchfit.keyword import KeywordIndex
 from searchfit.records import PAIRS, QUERIES, SCREENED, StageResult
 from searchfit.stages import Tools, screen
 
@@ -280,3 +283,38 @@ def test_the_re_ranker_s_files_are_part_of_the_stage_s_key(bench: Any, tiny_mode
     named = load_settings(base=bench.settings, values={"screen.reranker": str(tiny_model)})
     assert outside(named) != bare
     assert outside(named)[0] == bare[0]
+
+
+def test_by_keywords_alone_no_vector_of_the_corpus_is_looked_at(
+    bench: Any, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """Of passages of not a number nothing but keywords can rank."""
+    queries = [
+        (row["text"][:40], row["id"]) for row in pq.read_table(bench.path("passages.parquet")).to_pylist()
+    ]
+    encoded = tmp_path / "encoded"
+    shutil.copytree(bench.path("encoded"), encoded)
+    for name in ("passages", "sentences"):
+        np.save(encoded / f"{name}.npy", np.full_like(np.load(encoded / f"{name}.npy"), np.nan))
+    values = {"screen.top_k": 3, "screen.small_corpus": 0, "screen.legs": "keyword"}
+    run(bench, {**inputs, "encoded": encoded}, tmp_path / "blind", queries, **values)
+    found = pq.read_table(tmp_path / "blind" / "screened.parquet")
+    keyword = KeywordIndex.load(bench.path("keyword"))
+    scores = keyword.scores(found["text"].to_pylist()).toarray()
+    documents = pq.read_table(bench.path("passages.parquet"), columns=["document"])["document"].to_numpy()
+    looked = 0
+    for rank, own, row, reason in zip(
+        found["rank"].to_pylist(),
+        found["document"].to_pylist(),
+        scores,
+        found["reason"].to_pylist(),
+        strict=True,
+    ):
+        if reason in ("", "own document not among the first 3"):
+            best = np.array([row[documents == document].max() for document in range(documents.max() + 1)])
+            order = np.argsort(-np.rint(best * 1e6), kind="stable")[:3].tolist()
+            assert rank == (order.index(own) + 1 if own in order else 0)
+            looked += 1
+    assert looked > 40
+    with pytest.raises(SettingsError, match="keyword scores are asked for"):
+        run(bench, inputs, tmp_path / "none", queries, **values, **{"engine.blend_weight": 0.0})

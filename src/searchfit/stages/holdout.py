@@ -23,6 +23,7 @@ from searchfit.writing import table_writer
 
 VERSION = 1
 
+_READ = 512  # passages read at a time
 _ROWS = 1 << 20  # documents written at a time
 
 
@@ -52,7 +53,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
 
 
 def _texts(file: pq.ParquetFile) -> Iterator[str]:
-    for batch in file.iter_batches(512, columns=["text"]):
+    for batch in file.iter_batches(_READ, columns=["text"]):
         yield from batch["text"].to_pylist()
 
 

@@ -15,6 +15,7 @@ from searchfit.stages import Tools
 VERSION = 1
 
 _SAMPLE = 2000  # passages that the language is told from
+_READ = 1024  # passages read at a time
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
@@ -32,5 +33,5 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
 
 
 def _texts(file: Path) -> Iterator[str]:
-    for batch in pq.ParquetFile(file).iter_batches(4096, columns=["title", "text"]):
+    for batch in pq.ParquetFile(file).iter_batches(_READ, columns=["title", "text"]):
         yield from map(encoded_text, batch["title"].to_pylist(), batch["text"].to_pylist())
