@@ -134,14 +134,14 @@ def test_kill_9_and_carry_on_here_and_elsewhere(
     url = f"{root}/killed"
     machine("first")
     arguments = ["fit", *options(corpus, **SETTINGS), "-o", url]
-    _killed(arguments, tmp_path / "first", "evaluate")
+    _killed(arguments, tmp_path / "first", "screen")
     done = Workspace(located(url)).manifest()["stages"]
     machine("second")
     refused = cli(*arguments)
     assert refused.returncode == 1
     assert f"another process is writing to {url}" in refused.stderr
     monkeypatch.setattr(lease, "STALE", 0.0)
-    steps = fit(located(url), corpus, **SETTINGS, until="reencode")
+    steps = fit(located(url), corpus, **SETTINGS, until="mine")
     assert not set(ran(steps)) & set(done)
     assert set(ran(steps)) < {stage.name for stage in STAGES}
     machine("first")  # which was killed: its own work is carried on or gives way

@@ -383,6 +383,11 @@ def test_a_damaged_object_and_damaged_contents_are_told(
     machine("second")
     with pytest.raises(WorkspaceError, match="is damaged"):
         open_(url)
+    for name in ("../out", "/out", "models/../../out", "", ".mirror/mirror.json", ".partial/x", "a\\..\\b"):
+        held = json.dumps({"format": 1, "files": {name: [1, "0" * 32]}})
+        s3.put_object(Bucket=bucket, Key="search/contents.json", Body=held)
+        with pytest.raises(WorkspaceError, match="no file of a workspace"):
+            open_(url)
     s3.put_object(Bucket=bucket, Key="search/contents.json", Body=b"{")
     with pytest.raises(WorkspaceError, match=r"contents\.json is damaged"):
         open_(url)
