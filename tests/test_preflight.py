@@ -23,7 +23,8 @@ from searchfit.preflight.forecast import Probe, Work, forecast
 from searchfit.preflight.headroom import Headroom
 from searchfit.preflight.verdict import judge
 from searchfit.recipe import STAGES
-from searchfit.workspace import Workspace, size
+from searchfit.workspace import Workspace
+from searchfit.writing import size
 
 
 @pytest.fixture(scope="module")

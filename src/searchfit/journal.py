@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from searchfit.errors import WorkspaceError
-from searchfit.layout import MIRROR
+from searchfit.workspace import mirrored
 
 MOST_BYTES = 256 << 20
 """Where a journal is full."""
@@ -31,7 +31,7 @@ class Journal:
         full."""
         from filelock import FileLock
 
-        if (self.file.parent / MIRROR).is_dir():
+        if mirrored(self.file.parent):
             raise WorkspaceError(
                 f"{self.file.name} cannot be kept in a workspace in an object store: no line can be "
                 "added to a file there.",

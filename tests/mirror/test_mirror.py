@@ -138,11 +138,14 @@ def test_another_edition_takes_the_place_of_the_old(
     assert len(objects(s3, bucket)) <= 2 + 8 + 4
 
 
-@pytest.mark.parametrize("after", [False, True])
-def test_killed_at_each_request_that_changes_something(
-    bucket: str, machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, after: bool
+EACH = [pytest.param(after, 1, marks=pytest.mark.slow) for after in (False, True)]
+
+
+@pytest.mark.parametrize(("after", "step"), [(False, 7), (True, 7), *EACH])
+def test_killed_at_requests_that_change_something(
+    bucket: str, machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, after: bool, step: int
 ) -> None:
-    """Killed before, or after, each put and removal, then carried on here or on a machine that has nothing.
+    """Killed before, or after, a put or removal, then carried on here or on a machine that has nothing.
     Whoever reads meanwhile finds whole stages, and what the manifest says of them."""
     count = left = 0
 
@@ -181,7 +184,7 @@ def test_killed_at_each_request_that_changes_something(
     monkeypatch.setattr(lease, "STALE", 0.0)
     assert not attempt(prepared(0), 1_000_000)
     assert count > 15
-    for number in range(4, count):  # the first three take the lock
+    for number in range(4 + 2 * after, count, step):  # the first three take the lock
         url = prepared(number)
         assert attempt(url, number)
         machine(f"reader-{number}")
@@ -381,6 +384,59 @@ def test_a_damaged_object_and_damaged_contents_are_told(
     machine("second")
     with pytest.raises(WorkspaceError, match="is damaged"):
         open_(url)
+    for name in ("../out", "/out", "models/../../out", "", ".mirror/mirror.json", ".partial/x", "a\\..\\b"):
+        held = json.dumps({"format": 1, "files": {name: [1, "0" * 32]}})
+        s3.put_object(Bucket=bucket, Key="search/contents.json", Body=held)
+        with pytest.raises(WorkspaceError, match="no file of a workspace"):
+            open_(url)
     s3.put_object(Bucket=bucket, Key="search/contents.json", Body=b"{")
     with pytest.raises(WorkspaceError, match=r"contents\.json is damaged"):
         open_(url)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_faults_of_the_store_are_told_and_the_same_work_carries_on(
+    s3: Any, bucket: str, machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    from botocore.exceptions import ConnectTimeoutError, NoCredentialsError
+
+    fault, told = (
+        (PermissionError("Access Denied"), "may not be written: permission denied"),
+        (NoCredentialsError(), "cannot be written without credentials"),
+        (ConnectTimeoutError(endpoint_url="http://s3"), "cannot be written: .*timeout"),
+    )[number]
+    url, call, left = f"s3://{bucket}/search", Bucket._call, 4
+
+    def faulty(self: Bucket, method: str, key: str, **arguments: Any) -> Any:
+        nonlocal left
+        left -= method == "put_object"
+        if left < 0:
+            raise fault
+        return call(self, method, key, **arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "_call", faulty)
+        with pytest.raises(WorkspaceError, match=told) as caught:
+            work(url)
+        assert "s3://" in caught.value.message
+        assert caught.value.hint
+    assert "search/contents.json" not in objects(s3, bucket)
+    assert work(url) == [name for name in STAGES if name != "ingest"]  # that is here, and is put now
+    machine("second")
+    check(url, 1)
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_store_that_is_not_there(machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    machine("third")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    try:
+        with pytest.raises(WorkspaceError, match="cannot be read: Could not connect") as caught:
+            located("s3://unreachable/search")
+        assert "carries on" in caught.value.hint
+    finally:
+        fsspec.get_filesystem_class("s3").clear_instance_cache()

@@ -34,6 +34,7 @@ from searchfit.cli.options import (
     given,
     grouped,
 )
+from searchfit.errors import SettingsError
 
 if TYPE_CHECKING:
     from searchfit.config import Settings
@@ -91,7 +92,7 @@ def fit(
         **reading.values(source or ("pairs:" if pairs else "")),
         "queries.file": queries,
         "pairs.file": pairs,
-        "feedback.workspace": str(output.resolve()) if feedback else "",
+        "feedback.workspace": _of_readers(output) if feedback else "",
         "model.name": model[0] if model else "",
         "rerank.model": reranker,
         **writing.values(),
@@ -122,7 +123,7 @@ def train(
     """Train again with other settings. What wins is served, and what holds is not redone."""
     named = {
         "pairs.file": pairs,
-        "feedback.workspace": str(workspace.resolve()) if feedback else "",
+        "feedback.workspace": _of_readers(workspace) if feedback else "",
         **computing.values(),
     }
     settings = settings_of(workspace, config, set_, named)
@@ -197,6 +198,18 @@ def settings_of(
         place.require()
         base = load_settings(place.settings_file)
     return load_settings(config, sets or (), given(named), base)
+
+
+def _of_readers(workspace: Path) -> str:
+    """Where the feedback of a workspace is kept. Raises SettingsError where none can be."""
+    from searchfit.workspace import mirrored
+
+    if mirrored(workspace):
+        raise SettingsError(
+            "a workspace in an object store keeps no feedback.",
+            "Serve a folder (searchfit download URL FOLDER); --set feedback.workspace=FOLDER learns from it.",
+        )
+    return str(workspace.resolve())
 
 
 def _only_data() -> AbstractContextManager[object]:

@@ -177,10 +177,11 @@ def _index(place: Workspace) -> dict[str, dict[str, Any]]:
     from dataclasses import asdict
 
     from searchfit.stores.versions import drift, open_index
+    from searchfit.workspace import mirrored
 
     served = place.served()
-    if served is None:
-        return {}
+    if served is None or (mirrored(place.path) and not (place.path / served["index"]).exists()):
+        return {}  # a look at an object store fetches no index
     opened = open_index(place.artefact(served["index"]))
     moved = drift(opened)
     known = {"generation": opened.version.generation, "segments": len(opened.version.segments)}

@@ -88,6 +88,8 @@ class Contents:
                 raise WorkspaceError(
                     f"{where} was made by another version of searchfit.", "Fit into another place."
                 )
+            if astray := [name for name in held["files"] if not _is_below(name)]:
+                raise WorkspaceError(f"{where} names {astray[0]!r}, which is no file of a workspace.")
             return cls({name: File(*file) for name, file in held["files"].items()}, tag)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise WorkspaceError(f"{where} is damaged: {error!r}.", "Put back a copy of it.") from error
@@ -106,6 +108,16 @@ def local_units(folder: Path) -> Iterator[tuple[str, Path]]:
             yield from ((f"{path.name}/{one.name}", one) for one in path.iterdir() if _is_ours(one.name))
         else:
             yield path.name, path
+
+
+def _is_below(name: str) -> bool:
+    """Whether a name stays in the workspace: whoever may write into a bucket may not write elsewhere here."""
+    parts = name.removesuffix("/").split("/")
+    return not any(part in ("", ".", "..") or "\\" in part for part in parts) and _is_public(unit(name))
+
+
+def _is_public(unit_: str) -> bool:
+    return unit_ == LEDGER or all(_is_ours(part) for part in unit_.split("/"))
 
 
 def _is_ours(name: str) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -25,11 +26,18 @@ from searchfit.server.batching import Batcher
 from searchfit.server.errors import NotThereError
 from searchfit.server.telemetry import Telemetry
 from searchfit.stores.versions import stamp
+from searchfit.workspace import Workspace, mirrored
+
+if TYPE_CHECKING:
+    from searchfit.mirror import Mirror
 
 _T = TypeVar("_T")
 _log = logging.getLogger("searchfit.server")
 
 _WATCHED = ("engine.json", "store.json")
+
+PULL = 60.0
+"""Seconds between two looks into an object store."""
 
 
 class Threads:
@@ -70,6 +78,9 @@ class Served:
         self._stamp = self._look()
         self.opened = self._open()
         self._opening: asyncio.Task[None] | None = None
+        self._mirror = mirrored(path)
+        self._pulling: asyncio.Task[None] | None = None
+        self._pulled = time.monotonic()
         self._answers = Answers(state.settings.cache)
 
     async def search(self, request: Request) -> Answer:
@@ -120,9 +131,19 @@ class Served:
         return np.concatenate([await on(partial(scores, query, part)) for part in parts])
 
     def refresh(self) -> None:
-        """Look whether another index is to be served, and begin to open it."""
+        """Look whether another index is to be served, and begin to open it. Into an object store one looks
+        every minute, for a workspace that is there."""
+        if self._mirror and self._pulling is None and time.monotonic() - self._pulled >= PULL:
+            self._pulling = asyncio.get_running_loop().create_task(self._pull(self._mirror[0]))
         if self._opening is None and self._moved():
             self._opening = asyncio.get_running_loop().create_task(self._reopen())
+
+    async def _pull(self, mirror: Mirror) -> None:
+        try:
+            await asyncio.to_thread(mirror.pull)
+        except SearchfitError as error:
+            _log.error("workspace %s: %s", self.name, error.message)
+        self._pulled, self._pulling = time.monotonic(), None
 
     async def _search(self, opened: Opened, request: Request) -> Answer:
         request.check()
@@ -209,7 +230,7 @@ class State:
         finished, SettingsError for two of one name."""
         state = cls(settings, guard or Guard(origins=settings.cors))
         for path in workspaces:
-            name = path.resolve().name
+            name = Path(Workspace(path).name).resolve().name
             if name in state.served:
                 raise SettingsError(
                     f"two workspaces have the name {name!r}.", "Rename the folder of one, or serve it apart."

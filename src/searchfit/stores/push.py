@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from searchfit.stores.address import Address
 from searchfit.stores.remote import FORMAT, IDENTITY, ROWS_OF, RemoteStore, again, records
 from searchfit.stores.segment import OWN
 from searchfit.stores.versions import open_index
-from searchfit.workspace import Workspace
+from searchfit.workspace import Workspace, mirrored
 from searchfit.writing import write_json
 
 ENVIRONMENT = "SEARCHFIT_STORE_URL"
@@ -233,11 +234,12 @@ def withdraw(path: Path, url: str) -> None:
 
 def remember(workspace: Path, url: str | None) -> None:
     """Keep the address, without a password, of the store that a workspace searches; None: its own index."""
-    file = _file(workspace)
-    if url is None:
-        file.unlink(missing_ok=True)
-    else:
-        write_json(file, {"store": str(Address(url))})
+    if url is not None:
+        write_json(_file(workspace), {"store": str(Address(url))})
+        return
+    place = Workspace(workspace)
+    with place.lock() if mirrored(workspace) else nullcontext():
+        place.remove(_file(workspace).name)
 
 
 def kept(workspace: Path) -> str | None:
