@@ -6,14 +6,13 @@ import os
 
 import pytest
 
-from searchfit import teachers
+from searchfit import ranking
 from searchfit.config import ExecutorSettings
 from searchfit.encoders import corpus
 from searchfit.errors import SettingsError
 from searchfit.generators import phrases
 from searchfit.preflight.cluster import Handling, Machines, on_cluster
 from searchfit.preflight.forecast import BATCH, Cost, Forecast
-from searchfit.stages import screen
 
 # Reading alone; ten batches of ten seconds, and ten to load the model; 64 queries a step, and six.
 COSTS = (
@@ -81,5 +80,4 @@ def test_no_machines_and_no_prices(nodes: int, price: float | None) -> None:
 def test_batches_are_as_large_as_the_stages_make_them() -> None:
     assert BATCH["encode"] == BATCH["reencode"] == corpus._CHUNK
     assert BATCH["generate"] == phrases._GROUP
-    assert BATCH["screen"] == screen._CHUNK
-    assert BATCH["mine"] == teachers._SCORED
+    assert BATCH["screen"] == BATCH["mine"] == BATCH["evaluate"] == ranking._BATCH

@@ -25,8 +25,8 @@ from searchfit.writing import size
 
 _PER_PASSAGE = {"phrases": 3, "t5": 3}  # queries where the settings do not say; language models write 5
 
-BATCH = {"encode": 512, "reencode": 512, "generate": 200, "screen": 1024, "mine": 2048}
-"""What an executor is handed at a time, by stage: passages, of `screen` queries, of `mine` pairs to score."""
+BATCH = {"encode": 512, "reencode": 512, "generate": 200, "screen": 256, "mine": 256, "evaluate": 256}
+"""What an executor is handed at a time, by stage: passages, from `screen` on queries to rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,14 +226,14 @@ class _Scale:
         ours, full = self.settings, self.full
         apart = [part for part in parts(ours) if part.kind != "openai"]
         shares = len({*ours.reencode.merges, 1.0})
-        scored = "cross-encoder:" in ours.mine.teacher
         free = max(0.0, seconds - self.probe.load)
         counted: dict[str, tuple[float, float]] = {
             "encode": (max(0.0, seconds - self.probe.first_load), full.passages),
             "reencode": (free, full.passages * shares),
             "generate": (seconds * sum(part.share for part in apart), full.queries / _mean(ours)),
-            "screen": (min(seconds, self.encode * full.queries), full.queries),
-            "mine": (free * scored, full.train * (ours.mine.candidates + 1)),
+            "screen": (free, full.queries),
+            "mine": (free, full.train),
+            "evaluate": (free, full.asked),
         }
         if stage.trains:
             looked = self._looks(full) * self._look() if stage.name == "train" else 0.0
