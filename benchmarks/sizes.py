@@ -29,7 +29,7 @@ from searchfit.search import ArrayCorpus
 from searchfit.workspace import Workspace
 
 _SOME = 128  # passages and questions that are timed
-_POSTING = 37  # bytes of a posting while the keyword index is built, see docs/scale.md
+_KEYWORD = 230  # bytes a passage that the keyword stage held at most, see docs/scale.md
 _STAGES = ("split", "keyword", "index")
 
 
@@ -125,7 +125,7 @@ def foretold(grown: list[Sizes], measured: Rates) -> dict[str, list[str]]:
         one.postings * 8 + one.index["approximate index"] - 4 * one.dimension * one.passages for one in grown
     ]
     table["read by every search, GB"] = [f"{max(0, bytes_) / 1e9:,.1f}" for bytes_ in hot]
-    table["memory of the keyword stage, GB"] = [f"{one.postings * _POSTING / 1e9:,.1f}" for one in grown]
+    table["memory of the keyword stage, GB"] = [f"{one.passages * _KEYWORD / 1e9:,.1f}" for one in grown]
     table["encode, core hours"] = [f"{one.passages * measured.encode / 3600:,.0f}" for one in grown]
     table["  of it read and written by one, hours"] = [
         f"{one.passages / BATCH['encode'] * measured.handling.batch / 3600:,.1f}" for one in grown

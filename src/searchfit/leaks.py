@@ -20,6 +20,9 @@ from searchfit.training.lessons import ANSWERS
 NAMED = 50
 """Leaks told one by one."""
 
+_READ = 4096
+"""Passages read at a time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Leak:
@@ -47,10 +50,9 @@ def leaked_documents(
     """Passages of held-out documents (rows) of whose shingles at least `share` stand in one training text,
     and how many training texts there are: of each document the passages that training queries ask about, and
     the user's labelled answers."""
-    table = pq.read_table(inputs["passages.parquet"], columns=["id", "document_id", "document", "text"])
-    of_passage = table["document"].to_numpy()
-    tested = table.filter(pa.array(np.isin(of_passage, held_out)))
-    learnt = _training_texts(inputs, table)
+    mined = pq.read_table(inputs["mined"] / "queries.parquet", columns=["passage"])["passage"].to_numpy()
+    tested, taught = _passages(inputs["passages.parquet"], held_out, mined)
+    learnt = _training_texts(inputs, taught)
     rows, shares = contained(tested["text"].to_pylist(), list(learnt.values()))
     names = list(learnt)
     found = [
@@ -61,12 +63,28 @@ def leaked_documents(
     return found, len(learnt)
 
 
-def _training_texts(inputs: Mapping[str, Path], passages: Any) -> dict[str, str]:
-    """What was learnt as an answer, by where it is from. Passages of one document are joined, so that a copy
-    that lies across two of them is seen."""
-    rows = pq.read_table(inputs["mined"] / "queries.parquet", columns=["passage"])["passage"].to_numpy()
+def _passages(
+    file: Path, documents: npt.NDArray[np.int64], rows: npt.NDArray[np.int32]
+) -> tuple[pa.Table, pa.Table]:
+    """The passages of some documents, and those in some rows, in order; no others are held."""
+    columns = ["id", "document_id", "document", "text"]
+    of_documents, of_rows = [], []
+    start = 0
+    with pq.ParquetFile(file) as passages:
+        for batch in passages.iter_batches(_READ, columns=columns):
+            here = np.arange(start, start + batch.num_rows)
+            of_documents.append(batch.filter(pa.array(np.isin(batch["document"].to_numpy(), documents))))
+            of_rows.append(batch.filter(pa.array(np.isin(here, rows))))
+            start += batch.num_rows
+        schema = pa.schema([passages.schema_arrow.field(name) for name in columns])
+    return pa.Table.from_batches(of_documents, schema), pa.Table.from_batches(of_rows, schema)
+
+
+def _training_texts(inputs: Mapping[str, Path], passages: pa.Table) -> dict[str, str]:
+    """What was learnt as an answer, by where it is from: passages that queries ask about, and the user's.
+    Passages of one document are joined, so that a copy that lies across two of them is seen."""
     texts: dict[str, list[str]] = {}
-    for row in passages.take(pa.array(np.unique(rows[rows >= 0]))).to_pylist():
+    for row in passages.to_pylist():
         texts.setdefault(f"document {row['document_id']}", []).append(row["text"])
     labelled = pq.read_table(inputs["labelled.parquet"], columns=["query", "text", "label", "split"])
     for row in labelled.to_pylist():

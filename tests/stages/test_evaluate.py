@@ -145,7 +145,7 @@ def test_nothing_that_was_trained_on_is_tested_on(bench: Any, tmp_path: Path) ->
     assert sum(everything["counts"].values()) > sum(systems["counts"].values())
 
 
-def test_an_injected_leak_is_caught(bench: Any, tmp_path: Path) -> None:
+def test_an_injected_leak_is_caught(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A test passage, three of its words changed, goes into the text of a passage that was trained on."""
     before, table, _ = run(bench, tmp_path / "before")
     asked = [row for row in table.to_pylist() if row["split"] == "test"]
@@ -161,6 +161,7 @@ def test_an_injected_leak_is_caught(bench: Any, tmp_path: Path) -> None:
     schema = pq.read_schema(bench.path("passages.parquet"))
     pq.write_table(pa.Table.from_pylist(passages, schema=schema), tmp_path / "passages.parquet")
     inputs = {"passages.parquet": tmp_path / "passages.parquet"}
+    monkeypatch.setattr("searchfit.leaks._READ", 5)
     systems, after, _ = run(bench, tmp_path / "after", inputs)
     found = {row["passage"]: row for row in systems["leaks"]["named"]}
     assert victim["id"] not in {row["passage"] for row in before["leaks"]["named"]}

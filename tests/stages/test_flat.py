@@ -116,7 +116,8 @@ def index(folder: Path) -> None:
     write_segment(folder / "index", material, info, lambda *_: None)
 
 
-def test_no_stage_holds_the_passages(tmp_path: Path, tiny_model: Path, in_batches: None) -> None:
+@pytest.mark.usefixtures("in_batches")
+def test_no_stage_holds_the_passages(tmp_path: Path, tiny_model: Path) -> None:
     few, many = peaks(tmp_path / "few", tiny_model, FEW), peaks(tmp_path / "many", tiny_model, MANY)
     grown = {name: (many[name] - few[name]) / (MANY - FEW) for name in few}
     assert list(grown) == ["ingest", "split", "keyword", "holdout", "label", "index"]

@@ -40,10 +40,11 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     with table_writer(tools.output / "holdout.parquet", schema) as writer:
         start = 0
         for batch in documents.iter_batches(_ROWS, columns=["id"]):
-            own = slice(start, start := start + batch.num_rows)
+            own = slice(start, start + batch.num_rows)
             numbers = np.arange(own.start, own.stop, dtype=np.int32)
             columns = [numbers, batch["id"], clusters[own], splits[place[own]]]
             writer.write_table(pa.table(columns, schema=schema))
+            start = own.stop
     sizes = {name: int(members[splits == name].sum()) for name in ("train", "dev", "test")}
     note = f"Questions of {judge} judge; those of the other generators train (holdout.judge)."
     return StageResult(

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from searchfit.config import IndexSettings
-from searchfit.mapped import let_go
+from searchfit.mapped import let_go, rows_of
 from searchfit.stores import Floats, Rows
 
 _TABLE = "vectors"
@@ -133,7 +133,7 @@ def _tune(table: Any, vectors: Floats, sample: Floats, recall: float) -> Tuned |
         hits = 0
         for vector, true in zip(queries, truth, strict=True):
             places = _candidates(table, vector, depth, probes)
-            best = places[np.argsort(-(vectors[places] @ vector))[:10]]
+            best = places[np.argsort(-(rows_of(vectors, places) @ vector))[:10]]
             hits += len(np.intersect1d(best, true))
         found = hits / (10 * len(queries))
         if found >= recall + (1 - recall) / 4:  # a sample may flatter
