@@ -377,7 +377,7 @@ def test_a_re_ranker_competes_on_every_candidate(bench: Any, tiny_reranker: Path
     assert again == systems
 
 
-def test_a_tuned_document_tower_is_gauged_where_questions_are_generated(bench: Any, tmp_path: Path) -> None:
+def test_tuned_towers_are_gauged_where_questions_are_generated(bench: Any, tmp_path: Path) -> None:
     """One that has the untuned weights finds as much as the untuned one, one of other weights does not."""
     untuned = load_encoder(bench.settings.model)
     state = untuned.tower("query").state_dict()

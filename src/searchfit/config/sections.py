@@ -342,11 +342,11 @@ class ChooseSettings(Section):
     """When a gain counts."""
 
     alpha: float = Field(0.05, gt=0, lt=1, description="p-value below which a gain on dev counts")
-    document_gain: float = Field(
+    proof: float = Field(
         1.25,
         ge=0,
-        description="by generated questions alone, a tuned document encoder is only kept if it finds what is "
-        "left of passages without the sentences that were asked for so many times as well as the untuned one",
+        description="without judged questions, tuned passages, and a tuned model beside words, have to find "
+        "what is left of passages without the sentences that were asked for so many times as well as untuned",
     )
     permutations: int = Field(10_000, ge=100)
     bootstrap: int = Field(2_000, ge=100)

@@ -5,8 +5,8 @@ close to perfect and hides what tuning did. There the dense legs are compared, a
 no worse for sure. On the user's own judged questions the blends themselves are compared; where these are too
 few to tell, the dense legs, of which more is to be seen, and the blend has to gain by its mean. Of the merges
 that win, the one nearest to the untuned weights that keeps most of the gain is taken: on real questions,
-which are unlike generated ones, full tuning overshoots (docs/lab.md). A tuned document encoder needs more
-than generated questions to speak for it.
+which are unlike generated ones, full tuning overshoots (docs/lab.md). Where passages were
+tuned, or words are looked at, generated questions alone are not enough.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _choose(
         return untuned, None, "There are no dev questions to judge by, so the untuned model was kept."
 
     judged = evidence["questions"] == "judged"
-    tuned, flattered = _proven(evidence, tuned, settings.choose.document_gain)
+    tuned, flattered = _proven(evidence, tuned, settings.choose.proof)
     if not tuned:
         return untuned, None, flattered
     whole = {system["name"]: _on_dev(table, untuned, system, settings) for system in tuned}
@@ -126,30 +126,32 @@ def _choose(
 def _proven(
     evidence: Mapping[str, Any], tuned: list[dict[str, Any]], least: float
 ) -> tuple[list[dict[str, Any]], str]:
-    """The candidates but for those whose document tower only generated questions speak for, and what to say
-    where none is left.
+    """The candidates but for those that only generated questions speak for, and what to say where none is
+    left.
 
-    A document tower that is tuned on generated questions meets their like, which share their words with the
-    passages, and loses on real ones what it gains there (docs/lab.md). A model that was not made for
-    retrieval gains on what no question's words give away, too.
+    What is tuned on generated questions meets their like, which share their words with the passages. Where
+    passages were tuned it loses on real ones what it gains there, and where words are looked at too, which
+    nobody tuned, nothing is left to gain (docs/lab.md). A model that was not made for retrieval finds more of
+    what no word gives away, too; that is asked for.
     """
     found: Mapping[str, float] = evidence["towers"]
     if evidence["questions"] == "judged":
         return tuned, ""
+    asked = [one for one in tuned if one["engine"]["document_tower"] or one["engine"]["token_weight"]]
     gains = {
-        share: found.get(f"{share:g}", 0.0) / max(found.get("0", 0.0), 1e-9)
-        for share in {system["engine"]["document_tower"] for system in tuned} - {0.0}
+        one["name"]: found.get(f"{one['engine']['query_tower']:g}", 0.0) / max(found.get("0", 0.0), 1e-9)
+        for one in asked
     }
-    left = [one for one in tuned if gains.get(one["engine"]["document_tower"], least) >= least]
+    left = [one for one in tuned if gains.get(one["name"], least) >= least]
     said = (
-        f"finds {max(gains.values(), default=0.0):.2f} times as well (choose.document_gain asks {least:g})"
+        f"finds {max(gains.values(), default=0.0):.2f} times as well (choose.proof asks {least:g})"
         if found
         else "should find much better: too few passages have three sentences, so that cannot be told"
     )
     return left, (
         "The untuned model was kept: only generated questions, which flatter what was tuned on their like, "
-        "speak for the tuned document encoder. What is left of passages without the sentences that were "
-        f"asked for it {said}. Questions that you judge can tell: searchfit judge."
+        "speak for the tuned one. What is left of passages without the sentences that were asked for it "
+        f"{said}. Questions that you judge can tell: searchfit judge."
     )
 
 

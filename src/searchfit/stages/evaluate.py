@@ -110,18 +110,20 @@ def _gauged(
     trust: Trust,
     tools: Tools,
 ) -> dict[str, float]:
-    """How well passages are found, without the sentences that were asked for, by the engines' document
-    towers: mean reciprocal ranks by share, see `trust.gauge`. Empty where there are too few to tell."""
-    shares = sorted({engine.document_tower for engine, _ in engines} - {0.0})
-    if not shares or not trust.told:
+    """How well passages are found, without the sentences that were asked for, by the engines' vectors and
+    words: mean reciprocal ranks by share of the tuned weights, see `trust.gauge`. Empty where there are too
+    few to tell."""
+    towers = {engine.query_tower: engine.document_tower for engine, _ in engines if engine.query_tower}
+    if not towers or not trust.told:
         return {}
     untuned = Portable(partial(load_encoder, settings.model))
     encoder = BatchedEncoder.of(untuned, tools.executor, Trained.load(inputs["models/trained"]))
     found = {"0": trust.model}
-    for share in shares:
-        corpus = ArrayCorpus.load(encoded(inputs, share), inputs["keyword"])
-        own = gauge(encoder.tower(share), corpus, inputs["passages.parquet"], settings.seed)
-        found[f"{share:g}"] = own.model
+    for done, (query, document) in enumerate(sorted(towers.items())):
+        tools.progress("gauge", done, len(towers))
+        corpus = ArrayCorpus.load(encoded(inputs, document), inputs["keyword"])
+        own = gauge(encoder.tower(query), corpus, inputs["passages.parquet"], settings.seed)
+        found[f"{query:g}"] = own.model
     return found
 
 
