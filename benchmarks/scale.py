@@ -4,8 +4,7 @@
 
 Both work on the same batches with one thread; --batch 0 takes those of a fit. "all" is a stage from its
 start, with the libraries and the model that an actor loads; "after" is what follows its first batch, by
-passage; "processor" is what all processes computed, Ray's own too, which other work on the machine does not
-lengthen. --model tiny has MiniLM's tokenizer and dimension, one narrow layer in place of six and random
+passage. --model tiny has MiniLM's tokenizer and dimension, one narrow layer in place of six and random
 weights: batches and results have their real bytes, and there is less work to hide what Ray costs. The
 passages are the standard library's docstrings, numbered anew as often as it takes. Rows are compared, too.
 
@@ -36,7 +35,6 @@ from types import ModuleType
 
 os.environ.update({"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"})
 
-import psutil
 import ray
 import schedule
 import sizes
@@ -84,12 +82,10 @@ def main() -> None:
             stage, artefact = WRITES[name]
             times, made = {}, {}
             for where in (settings.executor, cluster):
-                output, before = folder / f"{where.name}-{artefact}", spent()
+                output = folder / f"{where.name}-{artefact}"
                 with contextlib.closing(load_executor(where)) as executor:
                     tools = Tools(output, executor=executor)
-                    seconds, after = timed(stage, settings, folder / "ws", tools)
-                time.sleep(1)  # until the actors have ended and are counted
-                times[where.name] = seconds, after, spent() - before
+                    times[where.name] = timed(stage, settings, folder / "ws", tools)
                 made[where.name] = digest(output / artefact)
             told(name, times, made["local"] == made["ray"])
         ray.shutdown()
@@ -151,21 +147,13 @@ def timed(stage: ModuleType, settings: Settings, workspace: Path, tools: Tools) 
     return whole, 1000 * (last - first) / max(1, every - some)
 
 
-def spent() -> float:
-    """Processor seconds of this process and of all that it started, those that have ended too."""
-    own = psutil.Process()
-    every = [process.cpu_times() for process in (own, *own.children(recursive=True))]
-    return sum(times.user + times.system + times.children_user + times.children_system for times in every)
-
-
-def told(name: str, times: dict[str, tuple[float, float, float]], equal: bool) -> None:
+def told(name: str, times: dict[str, tuple[float, float]], equal: bool) -> None:
     """Print what was measured, and Ray's share of this process's time."""
-    (here, after_here, work_here), (there, after_there, work_there) = times["local"], times["ray"]
+    (here, after_here), (there, after_there) = times["local"], times["ray"]
     print(
         f"{name:9} all: {here:6.2f} s here, {there:6.2f} s on Ray ({there / here:.2f}); after: "
-        f"{after_here:.2f} ms here, {after_there:.2f} ms on Ray ({after_there / after_here:.2f}); "
-        f"processor: {work_here:.1f} s here, {work_there:.1f} s with Ray ({work_there / work_here:.2f}); "
-        + ("rows are equal" if equal else "rows DIFFER"),
+        f"{after_here:.2f} ms here, {after_there:.2f} ms on Ray ({after_there / after_here:.2f}); rows "
+        + ("are equal" if equal else "DIFFER"),
         flush=True,
     )
 
