@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from pipeline_tools import one_thread
-from ray_cluster import joined
+from ray_cluster import NODE, joined, nodes
 
 from searchfit import ranking
 from searchfit.config import ExecutorSettings, load_settings
@@ -34,6 +34,13 @@ from tiny_llama import save_tiny_llama
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other loopback addresses are Linux's")
 ray = pytest.importorskip("ray")
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors do not see the tests
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Three nodes with a processor each."""
+    with nodes(NODE, 2) as made:
+        yield made
 
 
 @pytest.fixture

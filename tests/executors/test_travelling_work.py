@@ -44,7 +44,7 @@ def content(folder: Path) -> dict[str, bytes]:
     ("stage", "works"),
     [
         ("gauge", {"_answered"}),
-        ("screen", {"encode_queries", "_ranked", "score_pairs"}),
+        ("screen", {"_answered", "_ranked", "score_pairs"}),
         ("mine", {"_ranked", "_answered", "score_pairs"}),
         ("evaluate", {"_answered", "_ranked", "_raw_scores", "encode_passages"}),
     ],

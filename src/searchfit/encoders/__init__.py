@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -15,12 +15,10 @@ import numpy.typing as npt
 
 from searchfit.config import ModelSettings
 from searchfit.errors import MissingExtraError, ModelError
-from searchfit.executors import Portable
 from searchfit.writing import digest
 
 if TYPE_CHECKING:
     from searchfit.encoders.sentence import SentenceEncoder
-    from searchfit.fusion import Vectors
 
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -43,12 +41,6 @@ def load_encoder(settings: ModelSettings) -> SentenceEncoder:
     from searchfit.encoders.sentence import SentenceEncoder
 
     return SentenceEncoder.load(locate(settings.name), settings)
-
-
-def encode_queries(encoder: Portable[SentenceEncoder], batches: Iterable[Sequence[str]]) -> Iterator[Vectors]:
-    """Work of an executor: the vectors (n, d) of n queries."""
-    for texts in batches:
-        yield encoder.model.encode_queries(texts)
 
 
 def load_tokenizer(settings: ModelSettings) -> Tokenizer:

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from searchfit.config import ScreenSettings, Settings
-from searchfit.encoders import encode_queries, load_encoder
+from searchfit.encoders import load_encoder
+from searchfit.encoders.batched import BatchedEncoder
 from searchfit.encoders.cross import CrossEncoder, score_pairs
 from searchfit.executors import Portable
 from searchfit.fusion import Rows, Vectors
@@ -62,7 +63,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     analyzer = corpus.keyword.analyzer
     copies = work.read(analyzer)
     looked = work.left()
-    vectors = work.vectors(looked, corpus.passages.shape[1])
+    vectors = work.vectors(looked)
     k = round_trip_depth(settings.screen, len(np.unique(corpus.documents)))
     work.look_up(held, vectors, looked, k)
     kept = np.isin(looked, work.left())
@@ -128,13 +129,11 @@ class _Work:
             self._tools.progress("reading queries", done, len(self.texts))
         return copies
 
-    def vectors(self, rows: Rows, dimension: int) -> Vectors:
-        """(n, dimension) the untuned vectors of the queries in rows (n)."""
-        texts = [self.texts[row] for row in rows]
-        batches = (texts[start : start + _CHUNK] for start in range(0, len(texts), _CHUNK))
-        encode = partial(encode_queries, Portable(partial(load_encoder, self._settings.model)))
-        found = self._tools.executor.map_batches(encode, batches)
-        return np.concatenate([np.empty((0, dimension), np.float32), *found])
+    def vectors(self, rows: Rows) -> Vectors:
+        """(n, d) the untuned vectors of the queries in rows (n)."""
+        untuned = Portable(partial(load_encoder, self._settings.model))
+        encoder = BatchedEncoder.of(untuned, self._tools.executor)
+        return encoder.encode_queries([self.texts[row] for row in rows])
 
     def look_up(self, held: Portable[ArrayCorpus], vectors: Vectors, rows: Rows, k: int) -> None:
         """Drop rows (n), with vectors (n, d), whose own document is not among the teacher's first k, and
