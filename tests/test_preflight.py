@@ -69,7 +69,7 @@ def test_a_fit_is_forecast_from_itself(settings: Settings, fitted: Workspace) ->
         assert cost.memory_mb >= stages[cost.stage]["peak_memory_mb"]
         assert 0 <= cost.shared <= cost.seconds
     pieces = {cost.stage: cost.pieces for cost in found.stages if cost.pieces}
-    assert set(pieces) == {"encode", "generate", "train"}  # without questions to measure, screen has no share
+    assert set(pieces) == {"encode", "generate", "screen", "mine", "train", "evaluate"}
     assert pieces["encode"] == -(-work.full.passages // 512)
     assert pieces["train"] == settings.train.batch_size
     assert found.disk_mb == size(fitted.path) >> 20

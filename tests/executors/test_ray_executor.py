@@ -168,6 +168,7 @@ def test_queries_are_the_same_and_either_carries_on_what_the_other_began(
         assert content(tmp_path / made / "queries") == content(tmp_path / "whole" / "queries")
 
 
+@pytest.mark.slow
 def test_questions_are_read_and_ranked_as_here(
     bench: Any, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,7 +65,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     measured = {*asked.qrels, *(told.qrels if told.enough else ())}
     test = _Questions((*asked.queries, *told.questions), measured)
     found = read_pairs(settings.pairs) if settings.pairs.file else LabelledPairs("", (), (), ())
-    work = _Work(_Corpus.load(inputs, chain(found, told.judged, told.clicked)), test)
+    named = found if settings.pairs.file else ()
+    work = _Work(_Corpus.load(inputs, chain(named, told.judged, told.clicked)), test)
     splits = document_splits(inputs["holdout.parquet"])
     if settings.pairs.file:
         work.add(found)
