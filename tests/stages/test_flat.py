@@ -116,6 +116,7 @@ def index(folder: Path) -> None:
     write_segment(folder / "index", material, info, lambda *_: None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_batches")
 def test_no_stage_holds_the_passages(tmp_path: Path, tiny_model: Path) -> None:
     few, many = peaks(tmp_path / "few", tiny_model, FEW), peaks(tmp_path / "many", tiny_model, MANY)

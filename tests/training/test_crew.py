@@ -123,6 +123,7 @@ def test_two_processes_take_the_steps_of_one(
     assert entry["counts"]["steps"] == len(column(found, "loss"))
 
 
+@pytest.mark.slow
 def test_two_processes_pretrain_and_say_once_what_is_refused(
     mined: Path, settings: Settings, tmp_path: Path
 ) -> None:
