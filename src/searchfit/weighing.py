@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from searchfit.encoders.batched import BatchedEncoder
 from searchfit.encoders.sentence import SentenceEncoder
 from searchfit.fusion import Floats, SharedKeywords
 from searchfit.interaction import Questions as Read
@@ -37,7 +38,11 @@ _FAR = (
 
 
 def weigh(
-    prior: Engine, corpus: ArrayCorpus, encoder: SentenceEncoder, questions: Questions, ids: Sequence[str]
+    prior: Engine,
+    corpus: ArrayCorpus,
+    encoder: SentenceEncoder | BatchedEncoder,
+    questions: Questions,
+    ids: Sequence[str],
 ) -> tuple[Engine, tuple[str, ...]]:
     """The prior with the weights that the judged dev questions prefer, under its name, and what to say of it.
     `ids` are those of the documents. Fewer than twenty of them, and questions that nobody judged, leave the

@@ -21,6 +21,9 @@ from searchfit.config import ExecutorSettings
 from searchfit.errors import MissingExtraError, SearchfitError
 from searchfit.executors import B, R, Work
 
+AHEAD = 2
+"""How many times what the actors hold is read ahead of the result that is waited for."""
+
 _TRIES = 3
 """Actors in a row that may end before they work, or over the same batch."""
 
@@ -161,7 +164,7 @@ class _Pool:
         done: dict[int, bytes] = {}
         read = taken = 0
         while True:
-            if not waiting and read - taken < 2 * self._settings.in_flight * max(1, len(self._hands)):
+            if not waiting and read - taken < AHEAD * self._settings.in_flight * max(1, len(self._hands)):
                 waiting.extend(islice(source, 1))
                 read += len(waiting)
             if read == taken:

@@ -22,12 +22,12 @@ from searchfit.config import ExecutorSettings, Settings
 from searchfit.encoders import load_encoder
 from searchfit.encoders.corpus import Read, Vectored, encode_corpus, load_words
 from searchfit.errors import SettingsError
+from searchfit.executors.ray import AHEAD
 from searchfit.preflight.forecast import BATCH, Cost, Forecast
 from searchfit.recipe import STAGES
 from searchfit.workspace import Workspace
 
 _PROCESS = 1.4  # seconds to start an actor without a model (docs/scale.md)
-_AHEAD = 2  # how many times what the actors hold is read ahead, see executors.ray
 
 _TRAINS = frozenset(stage.name for stage in STAGES if stage.trains)
 _ENCODES = ("encode", "reencode")
@@ -158,7 +158,7 @@ class _Plan:
 
     def memory(self, nodes: int) -> int:
         """The forecast's, and the vectors of the batches that may lie ready behind one that is waited for."""
-        waiting = _AHEAD * self.executor.in_flight * self.actors(nodes) if nodes > 1 else 0
+        waiting = AHEAD * self.executor.in_flight * self.actors(nodes) if nodes > 1 else 0
         held = {
             cost.stage: min(waiting, cost.pieces) * self.handling.batch_bytes
             for cost in self.told.stages

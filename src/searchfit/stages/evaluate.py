@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -51,16 +52,17 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     if settings.rerank.model:
         questions = questions.at_most(settings.rerank.max_queries, settings.seed)
     pairs = _pairs(settings, inputs, tools)
+    room = _Room.of(settings, inputs, tools)
+    prior, weighed = room.prior(questions, document_ids)
     trained = Trained.load(inputs["models/trained"])
-    trust = Trust.load(inputs["trust.json"])
-    prior, weighed = _prior(settings, inputs, trust, questions, document_ids)
-    engines = systems(settings, trained, lambda tower: Encoding.load(encoded(inputs, tower)), trust, prior)
+    engines = systems(
+        settings, trained, lambda tower: Encoding.load(encoded(inputs, tower)), room.trust, prior
+    )
+    towers = {} if questions.kind == "judged" else room.gauged(engines)
     texts = questions.texts + questions.unjudged
     rivals = _Rivals(settings, inputs, tools, questions, document_ids)
     board = Board(questions, document_ids, _metrics(settings, questions))
-    for name, ranked in chain(
-        _rankings(settings, inputs, engines, texts, pairs, tools), rivals.rankings(texts)
-    ):
+    for name, ranked in chain(room.rankings(engines, texts, pairs), rivals.rankings(texts)):
         board.add(name, ranked)
     known = {engine.name: (engine.to_dict(), kind) for engine, kind in engines}
     overlap = wording(inputs, questions)
@@ -76,7 +78,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
         "overlap": {"split": "test", "bands": by_band(*board.on_test(overlap))},
         "leaks": leaks,
         "unjudged": questions.unjudged,
-        "towers": {} if questions.kind == "judged" else _gauged(settings, inputs, engines, trust, tools),
+        "towers": towers,
     }
     write_json(folder / "systems.json", evidence)
     left_out = leaks["documents"] + leaks["questions"]
@@ -92,104 +94,102 @@ def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageRe
     )
 
 
-def _prior(
-    settings: Settings, inputs: Mapping[str, Path], trust: Trust, questions: Questions, ids: list[str]
-) -> tuple[Engine, tuple[str, ...]]:
-    """The untuned engine, its weights as the judged questions prefer, and what to say of that."""
-    prior = untuned_engine(settings.engine, Encoding.load(inputs["encoded"]), trust)
-    if not settings.engine.adapt:
-        return prior, ()
-    corpus = ArrayCorpus.load(inputs["encoded"], inputs["keyword"])
-    return weigh(prior, corpus, load_encoder(settings.model), questions, ids)
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """Where engines are looked at: what the stage was given, and the model with its merges, for all looks the
+    same one."""
 
+    settings: Settings
+    inputs: Mapping[str, Path]
+    tools: Tools
+    trust: Trust
+    encoder: BatchedEncoder
 
-def _gauged(
-    settings: Settings,
-    inputs: Mapping[str, Path],
-    engines: Sequence[tuple[Engine, str]],
-    trust: Trust,
-    tools: Tools,
-) -> dict[str, float]:
-    """How well passages are found, without the sentences that were asked for, by the engines' vectors and
-    words: mean reciprocal ranks by share of the tuned weights, see `trust.gauge`. Empty where there are too
-    few to tell."""
-    towers = {engine.query_tower: engine.document_tower for engine, _ in engines if engine.query_tower}
-    if not towers or not trust.told:
-        return {}
-    untuned = Portable(partial(load_encoder, settings.model))
-    encoder = BatchedEncoder.of(untuned, tools.executor, Trained.load(inputs["models/trained"]))
-    found = {"0": trust.model}
-    for done, (query, document) in enumerate(sorted(towers.items())):
-        tools.progress("gauge", done, len(towers))
-        corpus = ArrayCorpus.load(encoded(inputs, document), inputs["keyword"])
-        own = gauge(encoder.tower(query), corpus, inputs["passages.parquet"], settings.seed)
-        found[f"{query:g}"] = own.model
-    return found
+    @classmethod
+    def of(cls, settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> _Room:
+        untuned = Portable(partial(load_encoder, settings.model))
+        encoder = BatchedEncoder.of(untuned, tools.executor, Trained.load(inputs["models/trained"]))
+        return cls(settings, inputs, tools, Trust.load(inputs["trust.json"]), encoder)
 
+    def corpus(self, document: float) -> Portable[ArrayCorpus]:
+        """The corpus under a share of the tuned document tower."""
+        folder = encoded(self.inputs, document)
+        return Portable(partial(ArrayCorpus.load, folder, self.inputs["keyword"]))
 
-def _rankings(
-    settings: Settings,
-    inputs: Mapping[str, Path],
-    engines: Sequence[tuple[Engine, str]],
-    texts: list[str],
-    pairs: PairScores,
-    tools: Tools,
-) -> Iterator[tuple[str, Rows]]:
-    """(system, (questions, DEPTH) documents, -1 where there are fewer) of the engines, those with the same
-    towers together, and of whitened vectors."""
-    by_towers: dict[tuple[float, float], list[Engine]] = {}
-    for engine, _ in engines:
-        by_towers.setdefault((engine.query_tower, engine.document_tower), []).append(engine)
-    rounds, asked = _rounds(settings, inputs, by_towers, texts, tools)
-    told = partial(tools.progress, "evaluate")
-    ranked = rank_rounds(rounds, asked, DEPTH, None, tools.executor, told)
-    names = [engine for own in rounds for engine in own.engines]
-    plain = sum(not engine.reranker for engine, _ in engines)
-    found = dict(zip(map(first_stage, names[:plain]), ranked, strict=False))
-    for engine in chain(*by_towers.values()):
-        ranking = found[first_stage(engine)]
-        if engine.reranker:
-            ranking = rerank(engine, ranking, pairs(texts, ranking.rows[:, : engine.rerank_depth]))
-        yield engine.name, _documents(inputs, ranking)
-    for engine, ranking in zip(names[plain:], ranked[plain:], strict=True):
-        yield engine.name, _documents(inputs, ranking)
+    def prior(self, questions: Questions, ids: list[str]) -> tuple[Engine, tuple[str, ...]]:
+        """The untuned engine, its weights as the judged questions prefer, and what to say of that."""
+        corpus = self.corpus(0.0).model
+        prior = untuned_engine(self.settings.engine, corpus.encoding, self.trust)
+        if not self.settings.engine.adapt:
+            return prior, ()
+        return weigh(prior, corpus, self.encoder, questions, ids)
 
+    def gauged(self, engines: Sequence[tuple[Engine, str]]) -> dict[str, float]:
+        """How well passages are found, without the sentences that were asked for, by the engines' vectors and
+        words: mean reciprocal ranks by share of the tuned weights, see `trust.gauge`. Empty where there are
+        too few to tell."""
+        towers = {engine.query_tower: engine.document_tower for engine, _ in engines if engine.query_tower}
+        if not towers or not self.trust.told:
+            return {}
+        found = {"0": self.trust.model}
+        for done, (query, document) in enumerate(sorted(towers.items())):
+            self.tools.progress("gauge", done, len(towers))
+            corpus, passages = self.corpus(document).model, self.inputs["passages.parquet"]
+            own = gauge(self.encoder.tower(query), corpus, passages, self.settings.seed)
+            found[f"{query:g}"] = own.model
+        return found
 
-def _rounds(
-    settings: Settings,
-    inputs: Mapping[str, Path],
-    by_towers: Mapping[tuple[float, float], Sequence[Engine]],
-    texts: list[str],
-    tools: Tools,
-) -> tuple[list[Round], Asked]:
-    """What is ranked, one pair of towers after another, and the questions as each reads them."""
-    untuned = Portable(partial(load_encoder, settings.model))
-    encoder = BatchedEncoder.of(untuned, tools.executor, Trained.load(inputs["models/trained"]))
-    corpora: dict[float, Portable[ArrayCorpus]] = {}
-    rounds: list[Round] = []
-    vectors: list[Vectors] = []
-    tokens: dict[float, list[Tokens]] = {}
-    for done, ((query, document), engines) in enumerate(by_towers.items()):
-        tools.progress("read questions", done, len(by_towers))
-        if document not in corpora:
-            load = partial(ArrayCorpus.load, encoded(inputs, document), inputs["keyword"])
-            corpora[document] = Portable(load)
-        first = tuple(engine for engine in engines if not engine.reranker)
-        own, worded = encoder.tower(query), any(engine.token_weight for engine in first)
-        if worded and document not in tokens:
-            read, tokens[document] = own.encode_questions(texts)
-        else:
-            read = own.encode_queries(texts)
-        vectors.append(read)
-        rounds.append(Round(corpora[document], first, document if worded else None))
-    if settings.evaluate.whiten:
-        held, trust = corpora[0.0], Trust.load(inputs["trust.json"])
-        blend = blend_engine(settings.engine, held.model.encoding, trust, "")
-        learnt = training_vectors(inputs.__getitem__)
-        own_round, read = whitened(held, learnt, vectors[0], blend.keyword_weight)  # the untuned come first
-        rounds.append(own_round)
-        vectors.append(read)
-    return rounds, Asked(texts, vectors, tokens)
+    def rankings(
+        self, engines: Sequence[tuple[Engine, str]], texts: list[str], pairs: PairScores
+    ) -> Iterator[tuple[str, Rows]]:
+        """(system, (questions, DEPTH) documents, -1 where there are fewer) of the engines, those with the
+        same towers together, and of whitened vectors."""
+        by_towers: dict[tuple[float, float], list[Engine]] = {}
+        for engine, _ in engines:
+            by_towers.setdefault((engine.query_tower, engine.document_tower), []).append(engine)
+        rounds, asked = self._rounds(by_towers, texts)
+        told = partial(self.tools.progress, "evaluate")
+        ranked = rank_rounds(rounds, asked, DEPTH, None, self.tools.executor, told)
+        names = [engine for own in rounds for engine in own.engines]
+        plain = sum(not engine.reranker for engine, _ in engines)
+        found = dict(zip(map(first_stage, names[:plain]), ranked, strict=False))
+        for engine in chain(*by_towers.values()):
+            ranking = found[first_stage(engine)]
+            if engine.reranker:
+                ranking = rerank(engine, ranking, pairs(texts, ranking.rows[:, : engine.rerank_depth]))
+            yield engine.name, _documents(self.inputs, ranking)
+        for engine, ranking in zip(names[plain:], ranked[plain:], strict=True):
+            yield engine.name, _documents(self.inputs, ranking)
+
+    def _rounds(
+        self, by_towers: Mapping[tuple[float, float], Sequence[Engine]], texts: list[str]
+    ) -> tuple[list[Round], Asked]:
+        """What is ranked, one pair of towers after another, and the questions as each reads them."""
+        corpora: dict[float, Portable[ArrayCorpus]] = {}
+        rounds: list[Round] = []
+        vectors: list[Vectors] = []
+        tokens: dict[float, list[Tokens]] = {}
+        for done, ((query, document), engines) in enumerate(by_towers.items()):
+            self.tools.progress("read questions", done, len(by_towers))
+            held = corpora.setdefault(document, self.corpus(document))
+            first = tuple(engine for engine in engines if not engine.reranker)
+            own, worded = self.encoder.tower(query), any(engine.token_weight for engine in first)
+            if worded and document not in tokens:
+                read, tokens[document] = own.encode_questions(texts)
+            else:
+                read = own.encode_queries(texts)
+            vectors.append(read)
+            rounds.append(Round(held, first, document if worded else None))
+        if self.settings.evaluate.whiten:
+            held = corpora[0.0]
+            blend = blend_engine(self.settings.engine, held.model.encoding, self.trust, "")
+            learnt = training_vectors(self.inputs.__getitem__)
+            own_round, read = whitened(
+                held, learnt, vectors[0], blend.keyword_weight
+            )  # untuned ones are first
+            rounds.append(own_round)
+            vectors.append(read)
+        return rounds, Asked(texts, vectors, tokens)
 
 
 def _pairs(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> PairScores:
