@@ -1,18 +1,21 @@
 """Train each corpus by each recipe, and say what the chosen engine is worth on real questions.
 
-    python benchmarks/recipes.py DIR [DIR ...] [--work FOLDER] [--recipes N,N] [--labels] [--set KEY=VALUE]
+    python benchmarks/recipes.py DIR [DIR ...] [--work FOLDER] [--recipes N,N] [--documents N] [--labels]
+                                 [--set KEY=VALUE]
 
 DIR: folders in the BEIR layout. A corpus is read, encoded and written questions for once; each recipe then
 trains that workspace again and is measured on the test questions, which no fit sees. With `--labels` the
-pairs of qrels/train.tsv train too. Prints a row for each recipe: nDCG@10 of vectors and engines, untuned and
-chosen, and the seconds of training with what follows. FOLDER keeps the workspaces, so a stopped benchmark
-carries on.
+pairs of qrels/train.tsv train too; with `--documents` a corpus is cut to so many documents first, those of
+test questions drawn by chance and then others. Prints a row for each recipe: nDCG@10 of vectors and engines,
+untuned and as generated questions alone choose (`choose.proof=0`), what is served then and what by default,
+and the seconds of training with what follows. FOLDER keeps the workspaces, so a stopped benchmark carries on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import subprocess
 import sys
 import tempfile
@@ -52,6 +55,7 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR")
     parser.add_argument("--work", type=Path, help="folder of the workspaces; else a temporary one")
     parser.add_argument("--recipes", default="", help="some of them, by their numbers from 1, with commas")
+    parser.add_argument("--documents", type=int, help="cut each corpus to so many")
     parser.add_argument("--labels", action="store_true", help="train on qrels/train.tsv too")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for all recipes")
     options = parser.parse_args()
@@ -59,9 +63,10 @@ def main() -> None:
         work = options.work or Path(temporary)
         for folder in options.folders:
             print(f"\n**{folder.name}**\n")
-            print(f"| recipe | {' | '.join(COLUMNS)} | served | seconds |")
-            print(f"|---|{'---|' * (len(COLUMNS) + 2)}", flush=True)
-            for row in measure(folder, work, options):
+            print(f"| recipe | {' | '.join(COLUMNS)} | chosen | by default | seconds |")
+            print(f"|---|{'---|' * (len(COLUMNS) + 3)}", flush=True)
+            read = cut(folder, work, options.documents) if options.documents else folder
+            for row in measure(read, work, options):
                 print(row, flush=True)
 
 
@@ -77,16 +82,63 @@ def measure(folder: Path, work: Path, options: argparse.Namespace) -> Iterator[s
         sets = [
             part for key, value in recipes[name].items() for part in ("--set", f"{key}={json.dumps(value)}")
         ]
+        fit = ("fit", str(folder), "-o", str(workspace), *pairs, *own, *sets)
         start = time.perf_counter()
-        searchfit(
-            *("fit", str(folder), "-o", str(workspace), *pairs, *own, *sets),
-        )
+        searchfit(*fit, "--set", "choose.proof=0")
         seconds = time.perf_counter() - start
         found = json.loads(searchfit("evaluate", str(workspace), str(folder), "--json"))["systems"]
         scores = [next(v["ndcg@10"] for k, v in found.items() if k.startswith(column)) for column in COLUMNS]
-        served = next(key for key in found if key.startswith("chosen engine")).removeprefix("chosen engine ")
         figures = " | ".join(f"{score:.4f}" for score in scores)
-        yield f"| {name} | {figures} | {served.strip('()')} | {seconds:.0f} |"
+        chosen = engine(workspace)
+        searchfit(*fit, "--until", "choose")
+        yield f"| {name} | {figures} | {chosen} | {engine(workspace)} | {seconds:.0f} |"
+
+
+def engine(workspace: Path) -> str:
+    """The name of the engine that the last fit chose."""
+    return str(json.loads((workspace / "evaluation" / "choice.json").read_text("utf-8"))["chosen"]["name"])
+
+
+def cut(folder: Path, work: Path, documents: int) -> Path:
+    """A copy of the corpus with so many documents, with all that are judged for its test questions; which
+    questions is drawn by chance. Pairs of the training split stay where their documents do."""
+    made = work / "corpora" / f"{folder.name}-{documents}"
+    if made.exists():
+        return made
+    draw = random.Random(0)
+    corpus, queries = read_lines(folder / "corpus.jsonl"), read_lines(folder / "queries.jsonl")
+    judged = {path.name: path.read_text("utf-8").splitlines() for path in folder.glob("qrels/*.tsv")}
+    of_query: dict[str, list[str]] = {}
+    for line in judged["test.tsv"][1:]:
+        query, document, _ = line.split("\t")
+        of_query.setdefault(query, []).append(document)
+    kept: set[str] = set()
+    left_out: set[str] = set()
+    for query in draw.sample(sorted(of_query), len(of_query)):
+        if len(kept.union(of_query[query])) <= documents:
+            kept.update(of_query[query])
+        else:
+            left_out.add(query)
+    others = [row["_id"] for row in corpus if row["_id"] not in kept]
+    kept.update(draw.sample(others, min(len(others), documents - len(kept))))
+    (made / "qrels").mkdir(parents=True)
+    for name, (head, *lines) in judged.items():
+        held = [line for line in lines if (row := line.split("\t"))[0] not in left_out and row[1] in kept]
+        (made / "qrels" / name).write_text("\n".join([head, *held, ""]), "utf-8")
+    write_lines(made / "corpus.jsonl", [row for row in corpus if row["_id"] in kept])
+    write_lines(made / "queries.jsonl", [row for row in queries if row["_id"] not in left_out])
+    return made
+
+
+def read_lines(path: Path) -> list[dict[str, str]]:
+    """The rows of a file of JSON lines."""
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def write_lines(path: Path, rows: list[dict[str, str]]) -> None:
+    """Rows as JSON, a line each."""
+    path.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), "utf-8")
 
 
 def searchfit(*arguments: str) -> str:

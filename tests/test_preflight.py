@@ -14,7 +14,7 @@ import pytest
 from pipeline_tools import cli, one_thread
 
 from searchfit import preflight
-from searchfit.config import Settings, load_settings
+from searchfit.config import ChooseSettings, QueriesSettings, Settings, load_settings
 from searchfit.errors import SourceError
 from searchfit.pipeline import Fit
 from searchfit.preflight import check
@@ -212,6 +212,12 @@ def test_the_rule(
     languages = preflight.Corpus(1, 1, {}, 0, 0, {}, 1, {"english": 1.0}, 96, 0.0, ())
     systems = {"dense": {"ndcg@10": dense, "recall@100": recall}, "engine": {"ndcg@10": engine}}
     headroom = Headroom(500, 100, systems, "engine", 0.01, {})
-    verdict = judge(settings, languages, headroom, work)
+    told = settings.model_copy(update={"queries": QueriesSettings(file="questions.csv")})
+    verdict = judge(told, languages, headroom, work)
     assert verdict.tuning == expected
     assert verdict.reasons
+    alone = judge(settings, languages, headroom, work)  # generated questions alone cannot prove it
+    assert alone.tuning == ("open" if expected == "likely" else expected)
+    assert "choose.proof" in " ".join(alone.reasons) or expected == "unlikely"
+    lenient = settings.model_copy(update={"choose": ChooseSettings(proof=0)})
+    assert judge(lenient, languages, headroom, work).tuning == expected

@@ -20,9 +20,10 @@ _FOREIGN = 0.2
 
 RULE = (
     f"likely: {ENOUGH} training questions or more, room of {ROOM} or more between what the vectors find "
-    "among 100 and what they rank well (Recall@100 - nDCG@10), and an engine that is better by "
-    f"{LEAD} or more than vectors alone, for it is the teacher; unlikely: fewer questions than "
-    "train.min_queries, training switched off, or an engine that is no better than vectors alone; "
+    "among 100 and what they rank well (Recall@100 - nDCG@10), an engine that is better by "
+    f"{LEAD} or more than vectors alone, for it is the teacher, and judged questions or pairs to prove a "
+    "gain with, where choose.proof asks more than generated questions can tell; unlikely: fewer questions "
+    "than train.min_queries, training switched off, or an engine that is no better than vectors alone; "
     "open: all else"
 )
 
@@ -63,11 +64,25 @@ def judge(settings: Settings, corpus: Corpus, headroom: Headroom | None, work: W
         f"The engine, which teaches, is {'better' if headroom.lead > 0 else 'not better'} than vectors alone "
         f"({headroom.lead:+.3f}){'' if taught else ': it has little to teach'}."
     )
+    unproven = _unproven(settings)
+    if unproven:
+        reasons.append(
+            "Without questions that you judged (--queries, --pairs), a tuned model is served only where it "
+            "finds passages much better without the sentences that were asked for (choose.proof), as one "
+            "that was not made for retrieval may."
+        )
     reasons += _languages(settings, corpus)
     if few or not settings.train.enabled or headroom.lead <= 0:
         return Verdict("unlikely", tuple(reasons))
-    good = train >= ENOUGH and enough_room and taught
+    good = train >= ENOUGH and enough_room and taught and not unproven
     return Verdict("likely" if good else "open", tuple(reasons))
+
+
+def _unproven(settings: Settings) -> bool:
+    """Whether only generated questions will speak for a tuned model where `choose.proof` asks for more."""
+    judged = settings.queries.file or settings.pairs.file or settings.feedback.workspace
+    asked = settings.engine.token_weight > 0 or settings.train.towers != "query"
+    return asked and settings.choose.proof > 0 and not judged
 
 
 def _languages(settings: Settings, corpus: Corpus) -> list[str]:
