@@ -6,9 +6,10 @@
 DIR: folders in the BEIR layout. A corpus is read, encoded and written questions for once; each recipe then
 trains that workspace again and is measured on the test questions, which no fit sees. With `--labels` the
 pairs of qrels/train.tsv train too; with `--documents` a corpus is cut to so many documents first, those of
-test questions drawn by chance and then others. Prints a row for each recipe: nDCG@10 of vectors and engines,
-untuned and as generated questions alone choose (`choose.proof=0`), what is served then and what by default,
-and the seconds of training with what follows. FOLDER keeps the workspaces, so a stopped benchmark carries on.
+the labels, of test questions drawn by chance, and then others. Prints a row for each recipe: nDCG@10 of
+vectors and engines, untuned and as generated questions alone choose (`choose.proof=0`), what is served then
+and what by default, and the seconds of training with what follows. FOLDER keeps the workspaces, so a stopped
+benchmark carries on.
 """
 
 from __future__ import annotations
@@ -44,7 +45,14 @@ LABELLED: dict[str, dict[str, object]] = {
     "labels beside questions, query tower": {},
     "labels alone, distill, query tower": {"train.data": "labelled", "train.epochs": 4},
     "labels alone, mnr, query tower": {"train.data": "labelled", "train.objective": "mnr", "train.epochs": 4},
-    "labels alone, mnr, shared": {**BOTH, "train.data": "labelled", "train.objective": "mnr", "mine.hard": 1},
+    "labels alone, mnr, shared": {
+        **BOTH,
+        "train.data": "labelled",
+        "train.objective": "mnr",
+        "train.epochs": 2,
+        "train.learning_rate": 5e-5,
+        "mine.hard": 1,
+    },
 }
 COLUMNS = ("untuned dense", "chosen dense alone", "untuned engine", "chosen engine")
 
@@ -65,14 +73,14 @@ def main() -> None:
             print(f"\n**{folder.name}**\n")
             print(f"| recipe | {' | '.join(COLUMNS)} | chosen | by default | seconds |")
             print(f"|---|{'---|' * (len(COLUMNS) + 3)}", flush=True)
-            read = cut(folder, work, options.documents) if options.documents else folder
+            read = cut(folder, work, options.documents, options.labels) if options.documents else folder
             for row in measure(read, work, options):
                 print(row, flush=True)
 
 
 def measure(folder: Path, work: Path, options: argparse.Namespace) -> Iterator[str]:
     """The rows of one corpus."""
-    workspace = work / (folder.name + ("-labels" if options.labels else ""))
+    workspace = work / (folder.name + ("-labels" if options.labels and not options.documents else ""))
     recipes = {**LABELLED} if options.labels else {**RECIPES}
     names = [list(recipes)[int(n) - 1] for n in options.recipes.split(",")] if options.recipes else recipes
     own = [part for item in options.set for part in ("--set", item)]
@@ -99,10 +107,10 @@ def engine(workspace: Path) -> str:
     return str(json.loads((workspace / "evaluation" / "choice.json").read_text("utf-8"))["chosen"]["name"])
 
 
-def cut(folder: Path, work: Path, documents: int) -> Path:
-    """A copy of the corpus with so many documents, with all that are judged for its test questions; which
-    questions is drawn by chance. Pairs of the training split stay where their documents do."""
-    made = work / "corpora" / f"{folder.name}-{documents}"
+def cut(folder: Path, work: Path, documents: int, labels: bool) -> Path:
+    """A copy of the corpus with so many documents: with `labels` those of the training pairs, and all
+    that are judged for its test questions, drawn by chance."""
+    made = work / "corpora" / f"{folder.name}-{documents}{'-labels' * labels}"
     if made.exists():
         return made
     draw = random.Random(0)
@@ -112,7 +120,7 @@ def cut(folder: Path, work: Path, documents: int) -> Path:
     for line in judged["test.tsv"][1:]:
         query, document, _ = line.split("\t")
         of_query.setdefault(query, []).append(document)
-    kept: set[str] = set()
+    kept = {line.split("\t")[1] for line in judged["train.tsv"][1:]} if labels else set()
     left_out: set[str] = set()
     for query in draw.sample(sorted(of_query), len(of_query)):
         if len(kept.union(of_query[query])) <= documents:
