@@ -91,6 +91,7 @@ def test_a_model_that_knows_what_passages_are_about_is_trusted(passages: Path) -
     seeing: Any = Reader(blind=False)
     found = gauge(seeing, corpus_of(passages, seeing), passages, 3)
     assert found.model > 0.95
+    assert found.vectors == found.model, "there are no words"
     assert found.factor == 1
 
 

@@ -44,15 +44,16 @@ _PIECES = 1.4  # tokens a word, up to which a model knows the language
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Mean reciprocal ranks of passages without the sentences that were asked for: by keywords and by the
-    model; `words` says whether the model has words (see interaction.py), `pieces` how many tokens it reads
-    for a word of the corpus (see `SentenceEncoder.pieces`)."""
+    """Mean reciprocal ranks of passages without the sentences that were asked for: by keywords, by the model
+    and by its vectors alone; `words` says whether the model has words too (see interaction.py), `pieces` how
+    many tokens it reads for a word of the corpus (see `SentenceEncoder.pieces`)."""
 
     questions: int = 0
     keyword: float = 0.0
     model: float = 0.0
     words: bool = False
     pieces: float = 1.0
+    vectors: float = 0.0
 
     @property
     def told(self) -> bool:
@@ -104,6 +105,9 @@ def gauge(encoder: SentenceEncoder | BatchedEncoder, corpus: ArrayCorpus, passag
     left = encoder.encode_passages([one.left for one in asked], [one.spans for one in asked], centre)
     others = dense_scores(_ENGINE, vectors, corpus.take(pool))
     own = _own_dense(vectors, left, [len(one.spans) for one in asked])
+    documents = np.array([one.document for one in asked])
+    rivals = corpus.documents[pool][None, :] != documents[:, None]
+    by_vectors = _reciprocal(own, others, rivals)
     if corpus.words is not None and left[2] is not None:
         read = read_words(corpus, corpus.words, texts, tokens)
         query, row = (part.ravel() for part in np.indices(others.shape))
@@ -111,8 +115,6 @@ def gauge(encoder: SentenceEncoder | BatchedEncoder, corpus: ArrayCorpus, passag
         numbers = np.arange(len(asked))
         own += _WORDS * interaction(read, HeldWords(left[2], corpus.words.centre), numbers, numbers)
         others = others + _WORDS * found
-    documents = np.array([one.document for one in asked])
-    rivals = corpus.documents[pool][None, :] != documents[:, None]
     keyword = corpus.keyword_scores(texts, pool).toarray()
     own_keyword = np.array([corpus.keyword.score(one.text, one.left) for one in asked], np.float32)
     by_keyword, by_model = _reciprocal(own_keyword, keyword, rivals), _reciprocal(own, others, rivals)
@@ -122,6 +124,7 @@ def gauge(encoder: SentenceEncoder | BatchedEncoder, corpus: ArrayCorpus, passag
         round(float(by_model.mean()), 6),
         corpus.words is not None,
         pieces,
+        round(float(by_vectors.mean()), 6),
     )
 
 

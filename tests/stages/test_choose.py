@@ -58,7 +58,7 @@ class Contest:
         )
         self.scores = {engine.name: list(noise) for engine, _ in self.engines}
         self.unjudged = ["an open question"]
-        self.towers: dict[str, float] = {"0": 0.1, "0.5": 0.2, "1": 0.2}
+        self.towers: dict[str, float] = {"0.5": 2.0, "1": 2.0}
 
     def add(self, name: str, dev: float, test: float) -> None:
         """Raise a system by so much on each question, give or take."""
@@ -227,9 +227,9 @@ def test_generated_questions_decide_by_the_dense_leg(bench: Any, tmp_path: Path)
 @pytest.mark.parametrize(
     ("kind", "towers", "wins"),
     [
-        ("generated", {"0": 0.2, "0.5": 0.3, "1": 0.24}, "tuned 50% engine"),
-        ("generated", {"0": 0.2, "0.5": 0.24, "1": 0.26}, "tuned engine"),
-        ("generated", {"0": 0.2, "0.5": 0.23, "1": 0.24}, "untuned engine"),
+        ("generated", {"0.5": 1.5, "1": 1.2}, "tuned 50% engine"),
+        ("generated", {"0.5": 1.2, "1": 1.3}, "tuned engine"),
+        ("generated", {"0.5": 1.15, "1": 1.2}, "untuned engine"),
         ("generated", {}, "untuned engine"),
         ("judged", {}, "tuned 50% engine"),
     ],

@@ -24,6 +24,7 @@ from searchfit.recipe import STAGES
 from searchfit.search import ArrayCorpus
 from searchfit.stages import Tools, evaluate
 from searchfit.training.lessons import Lessons
+from searchfit.trust import Trust, gauge
 
 SECTIONS = next(stage.sections for stage in STAGES if stage.name == "evaluate")
 
@@ -378,7 +379,8 @@ def test_a_re_ranker_competes_on_every_candidate(bench: Any, tiny_reranker: Path
 
 
 def test_tuned_towers_are_gauged_where_questions_are_generated(bench: Any, tmp_path: Path) -> None:
-    """One that has the untuned weights finds as much as the untuned one, one of other weights does not."""
+    """One that has the untuned weights finds as much as the untuned one, one of other weights does not; where
+    questions alone were tuned, their vectors are gauged without the words, which were not."""
     untuned = load_encoder(bench.settings.model)
     state = untuned.tower("query").state_dict()
     found = {}
@@ -394,9 +396,29 @@ def test_tuned_towers_are_gauged_where_questions_are_generated(bench: Any, tmp_p
             1,
         }
         found[name] = systems["towers"]
-    assert found["same"]["0"] == found["moved"]["0"] > 0
-    assert found["same"]["1"] == pytest.approx(found["same"]["0"], abs=1e-6)
-    assert found["moved"]["1"] != pytest.approx(found["moved"]["0"], abs=1e-3)
+        systems, _, _ = run(
+            bench,
+            tmp_path / f"{name} query",
+            {
+                "models/trained": Trained.save(
+                    tmp_path / f"{name} query" / "t", "query", {"query": moved}
+                ).folder
+            },
+            **{"evaluate.merges": ()},
+        )
+        found[f"{name} query"] = systems["towers"]
+    assert found["same"] == found["same query"] == {"1": pytest.approx(1, abs=1e-3)}
+    assert found["moved"]["1"] != pytest.approx(1, abs=0.01)
+    trust, moved_query = Trust.load(bench.path("trust.json")), found["moved query"]["1"]
+    assert trust.vectors not in (0, trust.model)
+    own = gauge(
+        Trained.load(tmp_path / "moved query" / "t").encoder(untuned, 1.0),
+        ArrayCorpus.load(bench.path("encoded"), bench.path("keyword")),
+        bench.path("passages.parquet"),
+        bench.settings.seed,
+    )
+    assert moved_query == pytest.approx(own.vectors / trust.vectors, abs=1e-3)
+    assert moved_query != pytest.approx(own.model / trust.model, abs=0.01)
     judged = [{"query_id": "u", "query": "notes", "document_id": "garden-0", "score": 1}]
     file = write_questions(tmp_path / "mine.jsonl", judged)
     systems, _, _ = run(bench, tmp_path / "judged", inputs, **{"reencode.merges": (), "queries.file": file})

@@ -33,7 +33,7 @@ from searchfit.significance import compare_by, holm
 from searchfit.stages import Tools
 from searchfit.writing import write_bytes, write_json
 
-VERSION = 5
+VERSION = 6
 
 _BASELINES = ("untuned dense", "untuned blend", "untuned engine")
 _KEPT_GAIN = 2 / 3  # share of the best gain that a smaller move must keep
@@ -131,17 +131,14 @@ def _proven(
 
     What is tuned on generated questions meets their like, which share their words with the passages. Where
     passages were tuned it loses on real ones what it gains there, and where words are looked at too, which
-    nobody tuned, nothing is left to gain (docs/lab.md). A model that was not made for retrieval finds more of
-    what no word gives away, too; that is asked for.
+    nobody tuned, nothing is left to gain (docs/lab.md). A model that was not made for retrieval, or for this
+    language, finds more of what no word gives away, too; that is asked for.
     """
     found: Mapping[str, float] = evidence["towers"]
     if evidence["questions"] == "judged":
         return tuned, ""
     asked = [one for one in tuned if one["engine"]["document_tower"] or one["engine"]["token_weight"]]
-    gains = {
-        one["name"]: found.get(f"{one['engine']['query_tower']:g}", 0.0) / max(found.get("0", 0.0), 1e-9)
-        for one in asked
-    }
+    gains = {one["name"]: found.get(f"{one['engine']['query_tower']:g}", 0.0) for one in asked}
     left = [one for one in tuned if gains.get(one["name"], least) >= least]
     said = (
         f"finds {max(gains.values(), default=0.0):.2f} times as well (choose.proof asks {least:g})"

@@ -38,7 +38,7 @@ from searchfit.trust import Trust, gauge
 from searchfit.weighing import weigh
 from searchfit.writing import write_json
 
-VERSION = 4
+VERSION = 5
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
@@ -125,18 +125,19 @@ class _Room:
         return weigh(prior, corpus, self.encoder, questions, ids)
 
     def gauged(self, engines: Sequence[tuple[Engine, str]]) -> dict[str, float]:
-        """How well passages are found, without the sentences that were asked for, by the engines' vectors and
-        words: mean reciprocal ranks by share of the tuned weights, see `trust.gauge`. Empty where there are
-        too few to tell."""
+        """How many times as well as untuned passages are found without the sentences that were asked for, by
+        share of the tuned weights: by what was tuned, the vectors of questions or all, see `trust.gauge`.
+        Empty where there are too few to tell."""
         towers = {engine.query_tower: engine.document_tower for engine, _ in engines if engine.query_tower}
         if not towers or not self.trust.told:
             return {}
-        found = {"0": self.trust.model}
+        found = {}
         for done, (query, document) in enumerate(sorted(towers.items())):
             self.tools.progress("gauge", done, len(towers))
             corpus, passages = self.corpus(document).model, self.inputs["passages.parquet"]
             own = gauge(self.encoder.tower(query), corpus, passages, self.settings.seed)
-            found[f"{query:g}"] = own.model
+            now, before = (own.model, self.trust.model) if document else (own.vectors, self.trust.vectors)
+            found[f"{query:g}"] = round(now / before, 4)
         return found
 
     def rankings(

@@ -15,7 +15,7 @@ from searchfit.search import ArrayCorpus
 from searchfit.stages import Tools
 from searchfit.trust import gauge
 
-VERSION = 1
+VERSION = 2
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], tools: Tools) -> StageResult:
