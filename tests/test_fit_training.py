@@ -79,7 +79,7 @@ def result(workspace: Path, stage: str) -> dict[str, Any]:
         ("shared", {**SHARED}),
         ("separate", {"train__towers": "separate", "train__objective": "mnr"}),
         ("mlm, shared", {**SHARED, "pretrain__objective": "mlm"}),
-        (
+        pytest.param(
             "lora, matryoshka",
             {
                 **SHARED,
@@ -88,8 +88,9 @@ def result(workspace: Path, stage: str) -> dict[str, Any]:
                 "train__learning_rate": 1e-2,
                 "train__epochs": 20,
             },
+            marks=pytest.mark.slow,
         ),
-        ("dot", {**SHARED, "model__similarity": "dot"}),
+        pytest.param("dot", {**SHARED, "model__similarity": "dot"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_tuned_document_tower_is_served_as_it_was_measured(

@@ -145,6 +145,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in found]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_killed_helper_ends_all_and_the_same_command_carries_on(
     mined: Path, settings: Settings, tmp_path: Path
