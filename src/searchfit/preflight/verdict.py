@@ -69,7 +69,7 @@ def judge(settings: Settings, corpus: Corpus, headroom: Headroom | None, work: W
         reasons.append(
             "Without questions that you judged (--queries, --pairs), a tuned model is served only where it "
             "finds passages much better without the sentences that were asked for (choose.proof), as one "
-            "that was not made for retrieval may."
+            "that was not made for retrieval, or not for this language, may."
         )
     reasons += _languages(settings, corpus)
     if few or not settings.train.enabled or headroom.lead <= 0:
