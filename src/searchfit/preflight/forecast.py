@@ -225,11 +225,11 @@ class _Scale:
         train together, and the number of these."""
         ours, full = self.settings, self.full
         apart = [part for part in parts(ours) if part.kind != "openai"]
-        shares = len({*ours.reencode.merges, 1.0})
+        again = len({*ours.reencode.merges, 1.0}) if ours.train.towers != "query" and full.steps else 0
         free = max(0.0, seconds - self.probe.load)
         counted: dict[str, tuple[float, float]] = {
             "encode": (max(0.0, seconds - self.probe.first_load), full.passages),
-            "reencode": (free, full.passages * shares),
+            "reencode": (free, full.passages * again),
             "generate": (seconds * sum(part.share for part in apart), full.queries / _mean(ours)),
             "screen": (free, full.queries),
             "mine": (free, full.train),
