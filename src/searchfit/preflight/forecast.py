@@ -238,6 +238,8 @@ class _Scale:
         if stage.trains:
             looked = self._looks(full) * self._look() if stage.name == "train" else 0.0
             batch = ours.train.batch_size if stage.name == "train" else ours.pretrain.batch_size
+            if stage.name == "pretrain" and ours.pretrain.objective == "none":
+                batch = 0
             shared, pieces = max(0.0, free - looked), batch
         else:
             shared, rows = counted.get(stage.name, (0.0, 0))
